@@ -1,0 +1,214 @@
+"""Every error that pooltable raises on purpose.
+
+    PooltableError
+    ├── UsageError                 what was asked for cannot work; nothing was changed            exit 2
+    │   ├── SettingError           an option, a setting or a file of settings
+    │   ├── TaskError              the task cannot be found, imported or called
+    │   └── MappingError           the table, its key, columns or status words do not fit
+    ├── DatabaseError              the database refuses or is gone                                exit 4
+    │   ├── DatabaseUnavailable    it cannot be reached, or its patience ran out
+    │   └── DatabaseReadOnly       it takes no writes: a replica, a read-only file or server
+    ├── CannotStore                a task's result that the row cannot hold; the row fails
+    ├── WorkerError (BrokenProcessPool)
+    │   ├── WorkerLost             the worker died while it ran the call
+    │   └── WorkerStartError       no worker can be started                                       exit 5
+    ├── TimeLimitExceeded (TimeoutError)   the call was ended at its time limit
+    ├── RemoteError                an exception of a worker that cannot be rebuilt here
+    └── UnguardedMain (RuntimeError)       a script starts the pool again in every worker         exit 2
+
+    TaskSignal                     raised by a task to say how its row ends
+    ├── Fail                       FAILED, without retry
+    └── Later                      PENDING again after some seconds, no budget used
+
+Facts are attributes; every error survives pickling, whatever its arguments.
+"""
+
+from __future__ import annotations
+
+import signal as _signal
+import traceback
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+
+class PooltableError(Exception):
+    """Base of all errors of pooltable."""
+
+    exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...], facts: dict[str, Any]) -> BaseException:
+    # Past __init__, because its signature is not that of `args`: the standard library's two-argument trap.
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
+
+
+class UsageError(PooltableError):
+    """What was asked for cannot work; nothing was changed."""
+
+    exit_code = 2
+
+
+class SettingError(UsageError):
+    """An option, a setting or a file of settings is unknown or holds a bad value."""
+
+
+class TaskError(UsageError):
+    """The task cannot be found, imported or called."""
+
+
+class MappingError(UsageError):
+    """The table, its key, its columns or its status words do not fit."""
+
+
+class DatabaseError(PooltableError):
+    """The database refuses what pooltable must do."""
+
+    exit_code = 4
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot be reached."""
+
+
+class DatabaseReadOnly(DatabaseError):
+    """The database takes no writes: a replica, or a read-only file or server."""
+
+
+class CannotStore(PooltableError):
+    """A task's result cannot be stored in its row."""
+
+
+class WorkerError(PooltableError, BrokenProcessPool):
+    """A worker process failed, not the function that it ran."""
+
+
+class WorkerLost(WorkerError):
+    """The worker died while it ran the call.
+
+    Attributes: `pid`; `exitcode` as in `multiprocessing.Process.exitcode` (negative: a signal); `signal`, its name, or
+    None; `cause`, the likely cause in a few words, or None.
+    """
+
+    def __init__(self, pid: int, exitcode: int | None, cause: str | None = None, doing: str = "a call") -> None:
+        self.pid = pid
+        self.exitcode = exitcode
+        self.signal = signal_name(exitcode)
+        self.cause = cause
+        how = f"was killed by {self.signal}" if self.signal else f"ended with exit code {exitcode}"
+        super().__init__(f"worker {pid} {how} while running {doing}" + (f"; {cause}" if cause else ""))
+
+
+def signal_name(exitcode: int | None) -> str | None:
+    """The name of the signal behind a negative exit code, such as "SIGKILL"; None for any other."""
+    if exitcode is None or exitcode >= 0:
+        return None
+    try:
+        return _signal.Signals(-exitcode).name
+    except ValueError:
+        return f"signal {-exitcode}"
+
+
+class WorkerStartError(WorkerError):
+    """No worker can be started; `traceback` is the text of what the last one raised, or None."""
+
+    exit_code = 5
+
+    def __init__(self, message: str, traceback: str | None = None) -> None:
+        self.traceback = traceback
+        super().__init__(message + (f"\n\n{traceback.rstrip()}" if traceback else ""))
+
+
+class TimeLimitExceeded(PooltableError, TimeoutError):
+    """The call ran longer than its time limit of `seconds` and was ended."""
+
+    def __init__(self, seconds: float, doing: str = "the call") -> None:
+        self.seconds = seconds
+        super().__init__(f"{doing} ran longer than its time limit of {seconds:g} s and was ended")
+
+
+class RemoteError(PooltableError):
+    """An exception that a worker raised and that cannot be rebuilt here.
+
+    Attributes: `type_name`, qualified by its module; `message`; `traceback`, its text in the worker.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str) -> None:
+        self.type_name = type_name
+        self.message = message
+        self.traceback = traceback
+        super().__init__(f"{type_name}: {message}" if message else type_name)
+
+
+class UnguardedMain(PooltableError, RuntimeError):
+    """The main module reaches `Pool()` or `run()` again when a worker imports it."""
+
+    exit_code = 2
+
+
+class TaskSignal(PooltableError):
+    """Raised by a task to say how its row ends."""
+
+
+class Fail(TaskSignal):
+    """The row is FAILED for `reason`, and is not tried again."""
+
+    def __init__(self, reason: object = "") -> None:
+        self.reason = str(reason)
+        super().__init__(self.reason)
+
+
+class Later(TaskSignal):
+    """The row is PENDING again and due after `seconds`; this attempt costs none of its budget."""
+
+    def __init__(self, seconds: float, reason: object = "") -> None:
+        if not seconds >= 0:
+            raise ValueError(f"Later(seconds) needs a number of seconds from 0 up, not {seconds!r}")
+        self.seconds = float(seconds)
+        self.reason = str(reason)
+        super().__init__(f"later, in {self.seconds:g} s" + (f": {self.reason}" if self.reason else ""))
+
+
+class Described(NamedTuple):
+    """An error in words: `kind` groups alike ones, `reason` is one line, `detail` the whole text."""
+
+    kind: str
+    reason: str
+    detail: str
+
+
+def describe(error: BaseException) -> Described:
+    """The error in words, whatever its own `__str__` does; the remote traceback where there is one."""
+    kind = error.type_name if isinstance(error, RemoteError) else _kind_of(type(error))
+    try:
+        text = error.message if isinstance(error, RemoteError) else str(error)
+    except Exception:
+        text = "(its __str__ raised)"
+    first = text.strip().splitlines()[0] if text.strip() else ""
+    speaks_for_itself = isinstance(error, PooltableError) and not isinstance(error, RemoteError)
+    reason = first if speaks_for_itself and first else f"{kind}: {first}" if first else kind
+    return Described(kind, reason, _detail(error, reason))
+
+
+def _kind_of(kind: type[BaseException]) -> str:
+    own = kind.__module__ in ("builtins", "pooltable.errors", "__main__", "__mp_main__")
+    return kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _detail(error: BaseException, reason: str) -> str:
+    if isinstance(error, RemoteError):
+        return error.traceback or reason
+    if isinstance(error, PooltableError):
+        return str(error)
+    remote = getattr(error.__cause__, "tb", None)  # RemoteTraceback of the standard library, which is what pools attach
+    if isinstance(remote, str):
+        return remote.strip().strip('"').strip()
+    try:
+        return "".join(traceback.format_exception(error)).rstrip()
+    except Exception:
+        return reason

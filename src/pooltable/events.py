@@ -1,0 +1,309 @@
+"""What can happen in a run, as frozen values, and who is told of it.
+
+The pool and the runner tell; listeners (logs, progress, metrics, the user's own) hear. The core words nothing: a
+listener gets facts and words them itself. A listener that raises never touches the run: it is counted, and reported
+once.
+
+    def listener(event: Event) -> None: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did. `elsewhere` are rows that other live runners hold.
+
+    `exit_code`: 0 all DONE, or a service drained; 1 some FAILED; 3 stopped with work left; 4 the database is away; 5 no
+    worker can start; 6 halted by failures. `failures` maps a kind of error to its number of FAILED rows. `seconds` is
+    the whole run, `rate` finished rows a second from the first claim on. `error` says why the run ended early, if it
+    did.
+    """
+
+    run: str
+    done: int
+    failed: int
+    retried: int
+    lost: int
+    rescued: int
+    released: int
+    left: int
+    elsewhere: int
+    seconds: float
+    rate: float
+    failures: dict[str, int] = field(hash=False)
+    exit_code: int
+    error: str = ""
+
+
+# ---- the run
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted(Event):
+    job: str
+    table: str
+    runner: str
+    pid: int
+    processes: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed(Event):
+    """About once a second: where the run stands. `pending` was counted `counted_ago` seconds ago; the rest is exact."""
+
+    pending: int
+    doing: int
+    done: int
+    failed: int
+    retried: int
+    lost: int
+    seconds: float
+    rate: float
+    counted_ago: float
+    workers: tuple[WorkerDoing, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDoing:
+    """What one worker is at: `key` None is idle."""
+
+    worker: int
+    pid: int
+    key: Key | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Event):
+    """Nothing can be claimed now. `seconds`: until the earliest row under back-off is due, or None (new rows only)."""
+
+    waiting: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Paused(Event):
+    """The job is paused (`paused=True`), or goes on again."""
+
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping(Event):
+    """`drain`: no more claims, what runs may end within `grace` seconds; `now`: it is killed; `leave`: at once."""
+
+    step: Literal["drain", "now", "leave"]
+    reason: str
+    running: int
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Halted(Event):
+    """`count` rows in a row failed alike; the run ends, or with `pause` goes on after so many seconds."""
+
+    kind: str
+    count: int
+    reason: str
+    pause: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded(Event):
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed(Event):
+    """Something the user should know before or during the run, once a run.
+
+    `what` is one of: "foreign doing rows" (count), "index missing" (name: SQL to make it), "value dropped" (name: key),
+    "row marked by the task" (name: key), "row overwritten" (name: key), "file system unsafe" (name), "result unused",
+    "large columns" (count: bytes), "listener failed" (name: error), "callback failed" (name: error).
+    """
+
+    what: str
+    count: int = 0
+    name: str = ""
+
+
+# ---- workers
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarting(Event):
+    worker: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady(Event):
+    """The initializer returned; `seconds` since the worker was started."""
+
+    worker: int
+    pid: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEnded(Event):
+    """`why`: "lost" (it died on its own), "start failed", "recycled", "idle", "killed" (by us), "stopped"."""
+
+    worker: int
+    pid: int
+    exitcode: int | None
+    why: Literal["lost", "start failed", "recycled", "idle", "killed", "stopped"]
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersBroken(Event):
+    """No worker can be started; `error` is a WorkerStartError."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPrinted(Event):
+    """What a worker wrote to stdout or stderr, also from C; whole lines where they end in time."""
+
+    worker: int
+    pid: int
+    key: Key | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLogged(Event):
+    """A log record of a worker, as `logging.LogRecord.__dict__` with the message already merged, traceback as text."""
+
+    worker: int
+    pid: int
+    key: Key | None
+    record: dict[str, Any] = field(hash=False)
+
+
+# ---- rows
+
+
+@dataclass(frozen=True, slots=True)
+class RowsClaimed(Event):
+    count: int
+    seconds: float
+    keys: tuple[Key, ...] = ()
+
+
+End = Literal["done", "failed", "retry", "later", "released"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowEnd:
+    """One attempt's end as it was written. `pause` is set for "retry" and "later": seconds until the row is due."""
+
+    key: Key
+    attempt: int
+    end: End
+    worker: int | None
+    seconds: float
+    kind: str = ""
+    reason: str = ""
+    pause: float | None = None
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RowsFinished(Event):
+    """A group of ends that one transaction wrote in `seconds`."""
+
+    rows: tuple[RowEnd, ...]
+    seconds: float
+
+
+NotWritten = Literal["locked", "vanished", "overwritten", "fenced", "marked", "stuck"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowNotWritten(Event):
+    """An end that was not written, and why; never an error of the run.
+
+    locked: another transaction holds the row, tried again with the next group. vanished: the row is gone.
+    overwritten: the user changed its status. fenced: another claim holds it. marked: the task wrote the status
+    itself, taken as the end. stuck: the database refuses even FAILED.
+    """
+
+    key: Key
+    attempt: int
+    why: NotWritten
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRescued(Event):
+    """Rows of dead runners: back to PENDING, or FAILED at their limit of rescues."""
+
+    pending: int
+    failed: int
+    runners: tuple[str, ...]
+
+
+# ---- the database
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseAway(Event):
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseBack(Event):
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLapsed(Event):
+    """A beat came after the lease had run out; `kept` of the open claims are still ours, `lost` are not."""
+
+    seconds: float
+    kept: int
+    lost: int
+
+
+Listener = Callable[[Event], object]
+
+
+class Listeners:
+    """Tells every listener of an event; one that raises is counted, and reported once as an event."""
+
+    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
+        self._listeners = list(listeners)
+        self._reported: set[int] = set()
+        self.failures = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._listeners)
+
+    def add(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception as error:
+                self.failures += 1
+                if id(listener) not in self._reported:
+                    self._reported.add(id(listener))
+                    self.tell(Noticed("listener failed", name=f"{listener!r}: {error!r}"))

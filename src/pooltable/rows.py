@@ -1,0 +1,41 @@
+"""A row as the task gets it: a tuple of its key and its columns, with names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Row(tuple[Any, ...]):
+    """One row of the user's table: `id, content = row`, `row.content` and `row["count"]` all work.
+
+    The values stand in the order of `row.fields`: the key's columns first, then the others. A column whose name is also
+    a method of `tuple` (`count`, `index`) or that starts with an underscore is reached by `row["count"]`.
+    """
+
+    fields: tuple[str, ...]
+
+    def __new__(cls, fields: tuple[str, ...], values: tuple[Any, ...]) -> Row:
+        row = tuple.__new__(cls, values)
+        row.fields = fields
+        return row
+
+    def __getitem__(self, item: Any) -> Any:
+        if isinstance(item, str):
+            try:
+                return tuple.__getitem__(self, self.fields.index(item))
+            except ValueError:
+                raise KeyError(f"no column {item!r} here; there are {', '.join(self.fields)}") from None
+        return tuple.__getitem__(self, item)
+
+    def __getattr__(self, name: str) -> Any:
+        # Only reached where normal look-up found nothing; `fields` itself is missing while an unpickled row is built.
+        fields = self.__dict__.get("fields", ())
+        if name in fields:
+            return tuple.__getitem__(self, fields.index(name))
+        raise AttributeError(f"this row has no column {name!r}; it has {', '.join(fields)}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Row, (self.fields, tuple(self))
+
+    def __repr__(self) -> str:
+        return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self.fields, self, strict=True))})"
