@@ -1,0 +1,139 @@
+"""How much, how fast, and when to stop: the runner's decisions, as pure book-keeping without clock or I/O."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The runner's rhythm, in seconds where not said otherwise.
+
+    `lease`: how long rows stay ours without a sign of life. `grace`: how long running rows may go on after a stop
+    request. `halt`: so many rows in a row that failed alike end the run (0: never). `wait`: wait for rows that are
+    under back-off. `db_wait`: patience with a database that is away, None without end.
+    """
+
+    lease: float = 30.0
+    grace: float = 8.0
+    halt: int = 20
+    wait: bool = True
+    db_wait: float | None = None
+
+
+class Room:
+    """How many rows to hold: enough that no worker idles, few enough that a claimed row is soon run.
+
+    One row runs in each worker; ahead of it wait as many as fill one claim's round trip, or 50 ms if that is more. Rows
+    are bounded, and so are the bytes of their columns.
+    """
+
+    AHEAD_SECONDS = 0.05
+    MOST_ROWS = 1000  # per worker: past this a claim costs no less per row
+    MOST_BYTES = 64 * 2**20
+
+    def __init__(self) -> None:
+        self.row_seconds: float | None = None
+        self.row_bytes = 0.0
+        self.claim_seconds = 0.0
+
+    def saw_rows(self, count: int, seconds: float) -> None:
+        """`count` rows ran for `seconds` in all."""
+        mean = seconds / count
+        # The first rows pay for imports and caches, so what comes later soon outweighs them.
+        weight = min(0.5, 0.05 * count) if self.row_seconds is not None else 1.0
+        self.row_seconds = mean if self.row_seconds is None else self.row_seconds + weight * (mean - self.row_seconds)
+
+    def saw_claim(self, seconds: float) -> None:
+        self.claim_seconds += 0.3 * (seconds - self.claim_seconds)
+
+    def saw_bytes(self, count: int, size: int) -> None:
+        mean = size / count
+        # A jump up counts at once: it is what fills the memory.
+        self.row_bytes = max(mean, self.row_bytes + 0.2 * (mean - self.row_bytes))
+
+    def per_worker(self) -> int:
+        if self.row_seconds is None:
+            return 1
+        ahead = max(self.AHEAD_SECONDS, self.claim_seconds) / max(self.row_seconds, 1e-6)
+        # Rounded at a quarter: a row of up to 0.2 s gets one ahead, a longer one loses less than 1 % to the wait for it
+        # and would be DOING for long before it is run.
+        return min(self.MOST_ROWS, 1 + math.ceil(ahead - 0.25))
+
+    def free(self, workers: int, held: int) -> int:
+        """How many more rows may be claimed for so many ready workers when so many are held."""
+        rows = workers * self.per_worker()
+        if self.row_bytes > 0:
+            rows = min(rows, max(workers, int(self.MOST_BYTES / self.row_bytes)))
+        return max(0, rows - held)
+
+
+class Burst:
+    """Notices when everything fails alike: `limit` ends in a row, across workers, of one kind of failure."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.kind = ""
+        self.count = 0
+
+    def saw(self, kind: str) -> bool:
+        """One end: the kind of its failure, or "" for a success. True when the burst is complete."""
+        self.count = self.count + 1 if kind and kind == self.kind else int(bool(kind))
+        self.kind = kind
+        return bool(self._limit) and self.count >= self._limit
+
+    def reset(self) -> None:
+        self.kind, self.count = "", 0
+
+
+class Step(IntEnum):
+    """How far a stop has gone; it only grows."""
+
+    RUN = 0  # nothing was asked
+    DRAIN = 1  # claim no more, let what runs end
+    NOW = 2  # kill what runs, give its rows back
+    LEAVE = 3  # at once, without the database
+
+
+class Ladder:
+    """The stopping ladder: each request is one step down, and the grace period takes the second step by itself."""
+
+    def __init__(self, grace: float) -> None:
+        self.grace = grace
+        self.step = Step.RUN
+        self._drain_since = 0.0
+
+    def look(self, requests: int, now: float) -> Step:
+        """Where the stop stands at `now`, after so many requests."""
+        asked = Step(min(requests, Step.LEAVE))
+        if self.step < Step.DRAIN <= asked:
+            self._drain_since = now
+        self.step = max(self.step, asked)
+        if self.step is Step.DRAIN and now >= self._drain_since + self.grace:
+            self.step = Step.NOW
+        return self.step
+
+    def seconds_left(self, now: float) -> float | None:
+        """Until the next step that comes by itself."""
+        return max(0.0, self._drain_since + self.grace - now) if self.step is Step.DRAIN else None
+
+
+class Pulse:
+    """When to look for new rows while there is nothing to do: soon after work was seen, then slower, up to the poll."""
+
+    QUICKEST = 0.05
+
+    def __init__(self, poll: float) -> None:
+        self._poll = poll
+        self.pause = min(self.QUICKEST, poll)
+
+    def saw_work(self) -> None:
+        self.pause = min(self.QUICKEST, self._poll)
+
+    def saw_nothing(self) -> float:
+        """Seconds until the next look."""
+        pause = self.pause
+        self.pause = min(self.pause * 2, self._poll)
+        return pause

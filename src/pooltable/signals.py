@@ -1,0 +1,55 @@
+"""Stop requests: signals and `stop()` are noted here and wake the loop, which acts on them.
+
+A handler does nothing but note and wake: it may interrupt the main thread in the middle of a commit or a log write.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+
+# A closed terminal ends a run as a polite kill does; without a handler it would end it as kill -9 does.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class StopRequests:
+    """Counts requests to stop; `wake` must be safe to call from a signal handler (it may interrupt itself).
+
+    As a context manager it handles SIGINT, SIGTERM and SIGHUP, in the main thread only, and gives the handlers back
+    after.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self.count = 0
+        self.reason = ""
+        self.interrupt_from: int | None = None
+        self._wake = wake
+        self._former: dict[int, object] = {}
+
+    def request(self, reason: str) -> None:
+        self.count += 1
+        self.reason = reason
+        self._wake()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.request(signal.Signals(number).name)
+        if self.interrupt_from is not None and self.count >= self.interrupt_from:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                former = signal.getsignal(number)
+                # nohup and shells' background jobs ignore a signal on purpose.
+                if former is not signal.SIG_IGN and former is not None:
+                    self._former[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)  # type: ignore[arg-type]
+        self._former.clear()
