@@ -1,0 +1,216 @@
+"""Tells the world what a run does: events to listeners, ends to callbacks, numbers to the tally.
+
+Listeners and callbacks run on threads of their own, in order; the runner's loop never waits for one of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pooltable.aside import Aside
+from pooltable.errors import CannotStore, Fail
+from pooltable.events import (
+    Event,
+    Listener,
+    Listeners,
+    Noticed,
+    Paused,
+    RowEnd,
+    RowNotWritten,
+    RowsFinished,
+    Waiting,
+    WorkerDoing,
+    WorkerEnded,
+)
+from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.pace import Burst
+from pooltable.pool.capture import Reader
+from pooltable.rows import Row
+from pooltable.table.states import Fate, Finish
+from pooltable.tally import Tally
+
+SHOW_SECONDS = 1.0
+READ_SECONDS = 0.1
+KEEP_OUTPUT_SECONDS = 2.0  # a worker's output outlives it, so that what killed it can be stored with its row
+PATIENCE_SECONDS = 5.0  # with listeners that are still busy when the run is over
+
+Callback = Callable[[Row, Any], object]
+
+
+@dataclass(slots=True)
+class Ended:
+    """A row that ended and is not written yet. `not_before`: another transaction held it locked, so try again then."""
+
+    finish: Finish
+    row: Row | None
+    outcome: Outcome | None
+    not_before: float = 0.0
+
+
+class Reporter:
+    """What a run tells, counts and shows. `results_are_kept`: values have a column to go to."""
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        callback: Callback | None,
+        error_callback: Callable[[Row, BaseException], object] | None,
+        halt: int,
+        results_are_kept: bool,
+    ) -> None:
+        self.tally = Tally(time.monotonic())
+        self.burst = Burst(halt)
+        self.folder: str | None = None
+        self._listeners = Listeners(listeners)
+        self._callback = callback
+        self._error_callback = error_callback
+        self._results_are_kept = results_are_kept
+        self._tellers = Aside("pooltable-listeners", lambda error: None)
+        self._callers = Aside("pooltable-callbacks", self._callback_failed)
+        self._noticed: set[str] = set()
+        self._paused = False
+        self._waiting = False
+        self._reader: Reader | None = None
+        self._read_at = 0.0
+        self._show_at = 0.0
+        self._ended_workers: list[tuple[float, int]] = []
+
+    # ---- events
+
+    def tell(self, event: Event) -> None:
+        """Tell the listeners, from any thread."""
+        if isinstance(event, WorkerEnded):
+            self._ended_workers.append((time.monotonic(), event.pid))
+        if self._listeners:
+            self._tellers.call(self._listeners.tell, event)
+
+    def notice(self, what: str, count: int = 0, name: str = "") -> None:
+        """Tell something that is worth one line a run."""
+        if what not in self._noticed:
+            self._noticed.add(what)
+            self.tell(Noticed(what, count, name))
+
+    def paused(self, paused: bool) -> None:
+        if paused != self._paused:
+            self._paused = paused
+            self.tell(Paused(paused))
+
+    def waiting(self, count: int, seconds: float | None) -> None:
+        """Nothing can be claimed for now; told once, until something was."""
+        if not self._waiting:
+            self._waiting = True
+            self.tell(Waiting(count, seconds))
+
+    def claimed(self, count: int) -> None:
+        self._waiting = False
+        self.tally.saw_claims(count, time.monotonic())
+
+    # ---- ends
+
+    def wrote(self, ends: Sequence[Ended], fates: Sequence[Fate], seconds: float) -> bool:
+        """What became of a group of ends; True when they complete a burst of failures."""
+        rows = []
+        burst = False
+        for ended, fate in zip(ends, fates, strict=True):
+            end = self._end_of(ended, fate)
+            if end is not None:
+                rows.append(end)
+                burst = self._saw(end, ended) or burst
+        if rows:
+            self.tell(RowsFinished(tuple(rows), seconds))
+        return burst
+
+    def _end_of(self, ended: Ended, fate: Fate) -> RowEnd | None:
+        claim = fate.claim
+        if fate.why is not None and not (fate.why == "locked" and ended.not_before):
+            self.tell(RowNotWritten(claim.key, claim.attempt, fate.why, fate.reason))
+            if fate.why == "marked":
+                self.notice("row marked by the task", name=str(claim.key))
+            elif fate.why == "overwritten":
+                self.notice("row overwritten", name=str(claim.key))
+        if fate.end is None:
+            return None
+        return RowEnd(
+            key=claim.key,
+            attempt=claim.attempt,
+            end=fate.end,
+            worker=ended.finish.worker,
+            seconds=ended.finish.seconds,
+            kind=fate.kind,
+            reason=fate.reason,
+            pause=fate.pause,
+            lost=getattr(ended.finish.verdict, "counts", None) == "lost",
+        )
+
+    def _saw(self, end: RowEnd, ended: Ended) -> bool:
+        self.tally.saw_end(end, time.monotonic())
+        outcome, row = ended.outcome, ended.row
+        if end.end == "done":
+            if isinstance(outcome, Returned):
+                if outcome.value is not None and not self._results_are_kept:
+                    self.notice("value dropped", name=str(end.key))
+                if self._callback and row is not None:
+                    self._callers.call(self._callback, row, outcome.value)
+            return self.burst.saw("")
+        if end.end == "failed" and self._error_callback and row is not None:
+            self._callers.call(self._error_callback, row, _error_of(outcome, end))
+        if end.end in ("failed", "retry") and not (isinstance(outcome, Raised) and isinstance(outcome.error, Fail)):
+            # A Fail is the task's verdict on one row, not a sign that something is broken for all.
+            return self.burst.saw(end.kind)
+        return False
+
+    def _callback_failed(self, error: BaseException) -> None:
+        self.notice("callback failed", name=repr(error))
+
+    # ---- what workers print and log
+
+    def read_output(self) -> str:
+        """Make the folder that workers write their output to, and read it from now on."""
+        self.folder = tempfile.mkdtemp(prefix="pooltable-")
+        self._reader = Reader(self.folder)
+        return self.folder
+
+    def log_of(self, pid: int | None, key: tuple[Any, ...], attempt: int) -> str:
+        """What that attempt printed and logged, capped."""
+        return self._reader.log_of(pid, key, attempt) if self._reader and pid else ""
+
+    def next_show(self) -> float | None:
+        """When there will be something to show, by the monotonic clock."""
+        times = [at for at, wanted in ((self._read_at, self._reader), (self._show_at, self._listeners)) if wanted]
+        return min(times, default=None)
+
+    def show(self, doing: int) -> None:
+        """Pass on what workers wrote, and once a second where the run stands."""
+        now = time.monotonic()
+        if self._reader and now >= self._read_at:
+            self._read_at = now + (READ_SECONDS if doing else SHOW_SECONDS)
+            for event in self._reader.poll():
+                self.tell(event)
+            while self._ended_workers and now > self._ended_workers[0][0] + KEEP_OUTPUT_SECONDS:
+                self._reader.forget(self._ended_workers.pop(0)[1])
+        if self._listeners and now >= self._show_at:
+            self._show_at = now + SHOW_SECONDS
+            workers: tuple[WorkerDoing, ...] = self._reader.now() if self._reader else ()
+            self.tell(self.tally.progress(now, doing, workers))
+
+    def close(self, last: Event | None, in_a_hurry: bool) -> None:
+        """Tell the rest, let callbacks and listeners come to their end, and remove the workers' output."""
+        if self._reader:
+            while events := self._reader.poll():
+                for event in events:
+                    self.tell(event)
+        if last is not None:
+            self.tell(last)
+        self._callers.end(0.0 if in_a_hurry else None)
+        self._tellers.end(0.0 if in_a_hurry else PATIENCE_SECONDS)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _error_of(outcome: Outcome | None, end: RowEnd) -> BaseException:
+    return outcome.error if isinstance(outcome, Raised) else CannotStore(end.reason)

@@ -1,0 +1,45 @@
+"""The fixtures of the runner's tests; what is wrong after a test is found here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.runner.videos import Service, Videos
+
+
+@pytest.fixture
+def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Videos:
+    videos = Videos(tmp_path)
+    monkeypatch.setenv("VIDEOS_NOTE", str(videos.note()))
+    return videos
+
+
+@pytest.fixture
+def service(videos: Videos) -> Iterator[Callable[..., Service]]:
+    """Start a run in a process of its own: `service("mission", "processes=2")`."""
+    started: list[Service] = []
+
+    def start(task: str, options: str = "processes=2") -> Service:
+        started.append(Service(videos, task, options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture(autouse=True)
+def invariants(videos: Videos) -> Iterator[None]:
+    """After every test: each row in one state, no row in work, and the attempts add up."""
+    yield
+    if not videos.sql("SELECT 1 FROM sqlite_master WHERE name='pooltable_video'"):
+        return
+    wrong = videos.sql(
+        """SELECT v.id, v.status, e.ended, e.attempt FROM video v LEFT JOIN pooltable_video e ON e.id = v.id
+           WHERE e.ended IS NULL AND e.id IS NOT NULL AND NOT EXISTS (
+             SELECT 1 FROM pooltable_runner r WHERE r.id = e.runner_id AND r.stopped_at IS NULL)"""
+    )
+    assert not wrong, f"open entries without a live runner: {wrong}"

@@ -1,0 +1,113 @@
+"""A table of videos in a SQLite file, looked at with nothing but sqlite3, and a run over it in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Videos:
+    """The table `video(id, content, status, caption)` in a file, looked at with nothing but sqlite3."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "videos.db"
+        self.url = f"sqlite:///{self.path}"
+        self.sql("CREATE TABLE video(id INTEGER PRIMARY KEY, content TEXT, status TEXT, caption TEXT)")
+        self.sql("PRAGMA journal_mode=WAL")
+
+    def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.path, timeout=30)
+        try:
+            with connection:
+                return connection.execute(statement, values).fetchall()
+        finally:
+            connection.close()
+
+    def add(self, *contents: object) -> None:
+        connection = sqlite3.connect(self.path, timeout=30)
+        with connection:
+            connection.executemany(
+                "INSERT INTO video(content, status) VALUES(?, 'PENDING')", [(str(content),) for content in contents]
+            )
+        connection.close()
+
+    def statuses(self) -> dict[str, int]:
+        return dict(self.sql("SELECT status, count(*) FROM video GROUP BY status"))  # type: ignore[arg-type]
+
+    def status(self, key: int) -> str:
+        return str(self.sql("SELECT status FROM video WHERE id=?", key)[0][0])
+
+    def entry(self, key: int) -> dict[str, Any]:
+        names = [column[1] for column in self.sql("PRAGMA table_info(pooltable_video)")]
+        found = self.sql("SELECT * FROM pooltable_video WHERE id=?", key)
+        return dict(zip(names, found[0], strict=True)) if found else {}
+
+    def open_entries(self) -> int:
+        return int(self.sql("SELECT count(*) FROM pooltable_video WHERE ended IS NULL")[0][0])
+
+    def note(self) -> Path:
+        """A file to which tasks append what they do; its lines are whole, whoever writes."""
+        return self.folder / "notes"
+
+    def notes(self) -> list[str]:
+        return self.note().read_text().splitlines() if self.note().exists() else []
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Wait for a condition and return what it gave; a test that waits in vain fails here."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(0.01)
+    return found
+
+
+class Service:
+    """`run(...)` in a process of its own."""
+
+    def __init__(self, videos: Videos, task: str, options: str) -> None:
+        self.videos = videos
+        script = (
+            "import sys\n"
+            "from pooltable import *\n"
+            "from tests.runner import missions as m\n"
+            "if __name__ == '__main__':\n"
+            f"    table = TaskTable({videos.url!r}, 'video', write=('caption',))\n"
+            f"    summary = run(m.{task}, table, {options})\n"
+            "    print(summary, flush=True)\n"
+            "    sys.exit(summary.exit_code)\n"
+        )
+        self.script = videos.folder / f"service{time.monotonic_ns()}.py"
+        self.script.write_text(script)
+        self.out = open(videos.folder / "service.out", "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            [sys.executable, str(self.script)],
+            stdout=self.out,
+            stderr=self.out,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        )
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 30.0) -> int:
+        return self.process.wait(seconds)
+
+    def text(self) -> str:
+        return (self.videos.folder / "service.out").read_text()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.out.close()
