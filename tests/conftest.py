@@ -1,0 +1,150 @@
+"""What holds for every test: nothing is left behind, and what was not tested is said aloud.
+
+A test that leaves a process, a socket pair, a memfd, another such descriptor or a temporary file behind fails, after
+some seconds' grace in which they may still go away. What a session fixture keeps, and the two helpers that the standard
+library starts once for each program, are no leak.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import socket
+import stat
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+MARK = "TESTS_OF_POOLTABLE"  # every process that this session starts inherits it, also when its parent is long gone
+GRACE = 10.0
+
+# Servers that fixtures start when the first test wants them, and keep.
+SERVERS = {"postgres", "mariadbd", "mysqld", "mariadbd-safe", "chromium", "chrome"}
+# Started by multiprocessing with its first use, one of each for a program and for an environment.
+HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+# ---- nothing is left behind
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for temporary files of this session's own, so that what others do in /tmp is not taken for ours."""
+    folder = tmp_path_factory.mktemp("tmp", numbered=False)
+    before, tempfile.tempdir = os.environ.get("TMPDIR"), str(folder)
+    os.environ["TMPDIR"] = str(folder)
+    os.environ[MARK] = f"{os.getpid()}"
+    yield folder
+    tempfile.tempdir = None
+    del os.environ[MARK]
+    if before is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = before
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_behind(request: pytest.FixtureRequest, temporary_folder: Path) -> Iterator[None]:
+    if not Path("/proc/self/fd").exists() or request.node.get_closest_marker("leaves_behind"):
+        yield
+        return
+    pids, descriptors, files = _pids(), _descriptors(), set(os.listdir(temporary_folder))
+    yield
+    deadline = time.monotonic() + GRACE
+    collected = False
+    while left := [*_processes_since(pids), *_descriptors_since(descriptors), *_files_since(files, temporary_folder)]:
+        if time.monotonic() > deadline:
+            pytest.fail("left behind by this test:\n  " + "\n  ".join(left), pytrace=False)
+        if not collected:
+            # The traceback of a test that failed, and cycles, may hold the last reference to a pool.
+            gc.collect()
+            collected = True
+        time.sleep(0.02)
+
+
+def _pids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
+def _processes_since(before: set[int]) -> Iterator[str]:
+    multiprocessing.active_children()  # waits for those of the standard library's own that have ended
+    for pid in _pids() - before:
+        try:
+            process = psutil.Process(pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                if process.ppid() == os.getpid():
+                    yield f"process {pid}: it ended, and nobody waited for it"
+            elif process.environ().get(MARK) == os.environ[MARK] and not _may_stay(process):
+                yield f"process {pid}: {' '.join(process.cmdline())[:200] or process.name()}"
+        except psutil.Error:
+            continue  # it ended meanwhile, or belongs to somebody else
+
+
+def _may_stay(process: psutil.Process) -> bool:
+    line = process.cmdline()
+    if process.ppid() == os.getpid() and any(helper in argument for argument in line for helper in HELPERS):
+        return True
+    return any(one.name() in SERVERS for one in (process, *process.parents()))
+
+
+def _descriptors() -> Counter[str]:
+    return Counter(kind for fd in os.listdir("/proc/self/fd") if (kind := _kind(int(fd))) is not None)
+
+
+def _descriptors_since(before: Counter[str]) -> Iterator[str]:
+    for kind, count in (_descriptors() - before).items():
+        yield f"{count} open descriptors of kind {kind}"
+
+
+def _kind(fd: int) -> str | None:
+    """What sort of descriptor that is, where a pool or a runner makes such ones; None for all others."""
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            return "socket pair" if _is_unnamed(fd) else None
+        target = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return None  # closed meanwhile: the listing itself was one
+    if target.startswith("/memfd:"):
+        return "memfd"
+    if target.startswith("anon_inode:"):
+        return target.removeprefix("anon_inode:").strip("[]")
+    return None
+
+
+def _is_unnamed(fd: int) -> bool:
+    # Connections to a database have names; their engines may keep them for the next test.
+    with socket.socket(fileno=os.dup(fd)) as copy:
+        try:
+            return copy.family == socket.AF_UNIX and not copy.getsockname() and not copy.getpeername()
+        except OSError:
+            return False
+
+
+def _files_since(before: set[str], folder: Path) -> Iterator[str]:
+    for name in sorted(set(os.listdir(folder)) - before):
+        if "pooltable" in name:
+            yield f"file {folder / name}"
+
+
+# ---- what was not tested is said aloud
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
+    if not reasons:
+        return
+    terminalreporter.section("NOT TESTED", sep="!", red=True, bold=True)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.line(f"{count:5} tests skipped: {reason}", red=True, bold=True)
+
+
+def _reason(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2]).removeprefix("Skipped: ")
+    return str(report.longrepr)
