@@ -1,0 +1,55 @@
+"""Where in the order of waiting rows the next claim looks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from pooltable.table.database import Connection
+from pooltable.table.statements import Picked, Statements
+
+# One look from the start may take a twentieth of the time, however slow it is.
+REST = 20
+
+
+class Cursor:
+    """A position in the order of waiting rows, so that a claim does not look again at rows under back-off or locked elsewhere.
+
+    Rows before it that became PENDING meanwhile (released, requeued, committed late) are found when it is rewound: when a
+    claim comes back short, and at every poll; more seldom where a look from the start is slow.
+    """
+
+    def __init__(self, poll: float) -> None:
+        self._poll = poll
+        self._position: tuple[Any, ...] | None = None
+        self._rewound_at = 0.0
+        self._cost = 0.0
+
+    def rewind(self) -> None:
+        self._position = None
+
+    def next(self, c: Connection, s: Statements, room: int) -> list[Picked]:
+        """Up to `room` waiting rows."""
+        if not s.behind:
+            return s.waiting(c, room, None)
+        rested = time.monotonic() - self._rewound_at
+        if self._position is None or rested >= max(self._poll, self._cost * REST):
+            found = self._from_start(c, s, room)
+        else:
+            found = s.waiting(c, room, self._position)
+            if len(found) < room and rested >= self._cost * REST:
+                known = {row.key for row in found}
+                found += [row for row in self._from_start(c, s, room) if row.key not in known][: room - len(found)]
+        if len(found) < room:
+            # All were looked at, also those under back-off: what comes next stands behind the last of all.
+            self._position = s.end_of_order(c)
+        else:
+            self._position = found[-1].position
+        return found
+
+    def _from_start(self, c: Connection, s: Statements, room: int) -> list[Picked]:
+        began = time.monotonic()
+        found = s.waiting(c, room, None)
+        self._rewound_at = time.monotonic()
+        self._cost = self._rewound_at - began
+        return found

@@ -1,0 +1,222 @@
+"""What PostgreSQL, MySQL and SQLite do differently, behind one small seam; sqlite.py, postgres.py and mysql.py are the three.
+
+A dialect is asked for words of SQL and for facts about errors. The statements that differ as a whole are methods of its
+`Statements` (statements.py), which the lease calls inside a transaction.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import sqlalchemy as sa
+
+from pooltable.errors import MappingError
+
+if TYPE_CHECKING:
+    from pooltable.table.database import Connection
+    from pooltable.table.mapping import Mapping
+    from pooltable.table.statements import Statements
+    from pooltable.table.values import Converter
+
+
+class Trouble(Enum):
+    """What an error of the driver means for the transaction it came in."""
+
+    BUSY = "busy"  # others were in the way: the whole transaction again
+    LOST = "lost"  # the connection is gone
+    READ_ONLY = "read only"  # no writes here
+    REFUSED = "refused"  # these values, in this table
+    FULL = "full"  # no space, or the disk fails: may pass
+    OTHER = "other"  # a table is gone, a permission: will not pass
+
+
+class Dialect:
+    """One kind of database. The methods here are what most of them share."""
+
+    name = ""
+    mark = "%s"  # stands for a bound value in a statement
+    begin = "BEGIN"
+    now = "now()"
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+    partial_indexes = True
+    key_in_every_index = False  # every index ends with the table's key
+    row_comparison = True  # (a, b) > (?, ?) is served by an index over (a, b)
+    # Types of our own columns, by what they hold.
+    types: ClassVar[dict[str, str]]
+    table_options = ""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.sqlalchemy = engine.dialect
+        self.preparer = engine.dialect.identifier_preparer
+        dbapi: Any = engine.dialect.loaded_dbapi
+        # With what drivers raise of Python's own for values that they cannot send.
+        self.errors: tuple[type[Exception], ...] = (dbapi.Error, OverflowError, UnicodeError)
+
+    # ---- words of SQL
+
+    def quote(self, name: str) -> str:
+        """The name as an identifier, always quoted, with percent signs as the driver wants them."""
+        return self.preparer.quote_identifier(name)
+
+    def literal(self, value: Any) -> str:
+        """A status word as a literal: a plan made for a parameter would not know that a partial index fits."""
+        if value is None:
+            return "NULL"
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise MappingError(f"the status word {value!r} is neither text nor a whole number nor None")
+        if isinstance(value, int):
+            return str(value)
+        return self.compiled(sa.literal(value))
+
+    def plain(self, sql: str) -> str:
+        """A statement as a person would type it, not as the driver wants it."""
+        return sql.replace("%%", "%") if self.mark == "%s" else sql
+
+    def compiled(self, expression: Any) -> str:
+        """An expression of SQLAlchemy's as text, with its values in it."""
+        return str(expression.compile(dialect=self.sqlalchemy, compile_kwargs={"literal_binds": True}))
+
+    def text(self, sql: str) -> str:
+        """SQL that the user wrote, as the driver wants it."""
+        return sql.replace("%", "%%") if self.mark == "%s" else sql
+
+    def later(self, seconds: str) -> str:
+        """The database's clock and so many seconds more; NULL for NULL."""
+        raise NotImplementedError
+
+    def epoch(self, column: str) -> str:
+        """A time column as seconds since 1970."""
+        raise NotImplementedError
+
+    # ---- facts
+
+    def name_of(self, url: sa.URL) -> str:
+        return url.render_as_string(hide_password=True)
+
+    def refuse_missing(self, url: sa.URL) -> None:
+        """Raises where connecting would make the database that it does not find."""
+
+    def opened(self, raw: Any) -> None:
+        """Sets a new connection up."""
+
+    def still_there(self, raw: Any) -> bool:
+        """Whether the connection may be used; False makes a new one."""
+        return True
+
+    def in_transaction(self, raw: Any) -> bool:
+        raise NotImplementedError
+
+    def trouble(self, error: BaseException, raw: Any) -> Trouble:
+        raise NotImplementedError
+
+    def hopeless(self, error: BaseException) -> bool:
+        """Whether an error while connecting will not pass by waiting."""
+        return False
+
+    def version(self, connection: Connection) -> int | None:
+        """A number that grows when others commit; None where there is no such thing."""
+        return None
+
+    def key_types(self, connection: Connection, mapping: Mapping) -> list[str]:
+        """The types and collations of the key's columns, as DDL."""
+        raise NotImplementedError
+
+    def entry_options(self, mapping: Mapping) -> str:
+        """What follows the columns of the table of entries."""
+        return self.table_options
+
+    def create_index(self, name: str, schema: str | None, table: str, columns: str, condition: str) -> str:
+        where = f" WHERE {condition}" if condition else ""
+        return f"CREATE INDEX {self.quote(name)} ON {table} ({columns}){where}"
+
+    def check_server(self, connection: sa.Connection) -> None:
+        """Raises where the server is too old, or takes no writes."""
+
+    def completed(self, connection: sa.Connection, mapping: Mapping) -> Mapping:
+        """The mapping with what only this database knows of it."""
+        return mapping
+
+    def converter(self, mapping: Mapping) -> Converter:
+        """Turns what tasks return into values for this database."""
+        raise NotImplementedError
+
+    def has_table(self, connection: Connection, schema: str | None, name: str) -> bool:
+        raise NotImplementedError
+
+    def indexes(self, connection: Connection, mapping: Mapping) -> list[tuple[list[str], str]]:
+        """The indexes of the user's table: their columns, and their condition or ""."""
+        raise NotImplementedError
+
+    def one_at_a_time(self, connection: Connection) -> None:
+        """Inside a transaction: waits until nobody else makes side tables."""
+
+    def insert_once(self, connection: Connection, table: str, columns: str, marks: str, values: Any) -> None:
+        """Inserts a row, unless one with its key is there."""
+        connection.run(f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT DO NOTHING", values)
+
+    def statements(self, mapping: Mapping, job: str) -> Statements:
+        raise NotImplementedError
+
+    def unsafe_file_system(self, url: sa.URL) -> str | None:
+        """The file system under the database, where it cannot be trusted with locks."""
+        return None
+
+
+_DRIVERS = {
+    "sqlite": ("sqlite+pysqlite", "", ""),
+    "postgresql": ("postgresql+psycopg", "psycopg", "postgres"),
+    "postgres": ("postgresql+psycopg", "psycopg", "postgres"),
+    "mysql": ("mysql+pymysql", "pymysql", "mysql"),
+    "mariadb": ("mariadb+pymysql", "pymysql", "mysql"),
+}
+
+
+def engine_url(database: str | sa.URL) -> sa.URL:
+    """The URL with the driver that pooltable uses."""
+    if isinstance(database, str) and "://" not in database:
+        raise MappingError(
+            f"{database!r} is not a database URL; a SQLite file is written sqlite:///{database or 'tasks.db'}"
+        )
+    try:
+        url = sa.make_url(database)
+    except sa.exc.ArgumentError as error:
+        raise MappingError(
+            "the database URL cannot be read; it looks like postgresql://user:password@host/name"
+        ) from error
+    backend = url.get_backend_name()
+    if backend not in _DRIVERS:
+        raise MappingError(
+            f"{backend!r} is not a database that pooltable knows; it works with sqlite, postgresql, mysql and mariadb"
+        )
+    name, module, extra = _DRIVERS[backend]
+    if "+" in url.drivername and url.drivername != name:
+        raise MappingError(
+            f"pooltable reaches {backend} through {name}, not {url.drivername}; write the URL as {backend}://..."
+        )
+    if module:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise MappingError(
+                f"{backend} needs its driver; install it with: pip install 'pooltable[{extra}]'"
+            ) from error
+    return url.set(drivername=name)
+
+
+def dialect_of(engine: sa.Engine) -> Dialect:
+    """The dialect for an engine, the user's own or ours."""
+    backend, driver = engine.dialect.name, engine.dialect.driver
+    kinds = {
+        ("sqlite", "pysqlite"): ("sqlite", "SQLite"),
+        ("postgresql", "psycopg"): ("postgres", "PostgreSQL"),
+        ("mysql", "pymysql"): ("mysql", "MySQL"),
+        ("mariadb", "pymysql"): ("mysql", "MySQL"),
+    }
+    if (backend, driver) not in kinds:
+        wanted = _DRIVERS.get(backend, ("sqlite, postgresql or mysql",))[0]
+        raise MappingError(f"this engine is {backend}+{driver}; pooltable works with an engine of {wanted}")
+    module, name = kinds[backend, driver]
+    dialect: Dialect = getattr(import_module(f"pooltable.table.{module}"), name)(engine)
+    return dialect

@@ -1,0 +1,96 @@
+"""What stands in the table before a run: the words found, rows that others started, a missing index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pooltable.table import schema
+from pooltable.table.database import Connection, Database
+from pooltable.table.statements import Statements
+from pooltable.table.states import Status
+
+COUNTED = 1_000_000  # rows that are counted exactly
+INDEX_FROM = 10_000  # rows from which on a claim without its index is slow enough to speak of
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What stands in the table.
+
+    `words` maps each value found in the status column to its number of rows, or to None in a table too large to count.
+    `foreign_doing` are DOING rows that no runner holds. `index_sql` makes the index that claims lack, None where they have
+    it or the table is small. `unsafe_file_system` names a file system that cannot be trusted with a SQLite file.
+    """
+
+    words: dict[Any, int | None]
+    pending: int
+    foreign_doing: int
+    index_sql: str | None
+    unsafe_file_system: str | None
+
+
+class Looker:
+    """Looks at a table; `entries` tells whether the side tables are there yet."""
+
+    def __init__(self, statements: Statements, database: Database, entries: bool) -> None:
+        self._s = statements
+        self._database = database
+        self._entries = entries
+
+    def look(self, c: Connection) -> Look:
+        s = self._s
+        words, size = self._words(c)
+        return Look(
+            words=words,
+            pending=self._count(c, s.is_word[Status.PENDING] + s.scope),
+            foreign_doing=self._foreign(c),
+            index_sql=self.index_sql(c) if size > INDEX_FROM else None,
+            unsafe_file_system=s.dialect.unsafe_file_system(self._database.engine.url),
+        )
+
+    def _words(self, c: Connection) -> tuple[dict[Any, int | None], int]:
+        s = self._s
+        status = s.mapping.status
+        within = f" WHERE (\n{s.mapping.where}\n)" if s.mapping.where else ""
+        some = f"SELECT {status.sql} AS word FROM {s.t}{within} LIMIT {COUNTED}"
+        found = c.all(f"SELECT word, count(*) FROM ({some}) AS some GROUP BY word")
+        size = sum(count for _, count in found)
+        exact = size < COUNTED
+        return {_shown(word): count if exact else None for word, count in found}, size
+
+    def _count(self, c: Connection, condition: str) -> int:
+        s = self._s
+        some = f"SELECT 1 AS one FROM {s.t} WHERE {condition} LIMIT {COUNTED}"
+        return int(c.all(f"SELECT count(*) FROM ({some}) AS some")[0][0])
+
+    def _foreign(self, c: Connection) -> int:
+        s = self._s
+        held = f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS e WHERE {s.same} AND e.ended IS NULL)" if self._entries else ""
+        return self._count(c, s.is_word[Status.DOING] + held + s.scope)
+
+    def index_sql(self, c: Connection) -> str | None:
+        """The SQL of the index that claims lack; None where there is one that serves them."""
+        s = self._s
+        m = s.mapping
+        if m.order.columns is None:
+            return None  # no index serves an order by expressions that we cannot read
+        order = [column.name for column in m.order.columns]
+        for columns, condition in s.dialect.indexes(c, m):
+            if columns[: len(order) + 1] == [m.status.name, *order]:
+                return None
+            if condition and m.status.name.lower() in condition.lower() and columns[: len(order)] == order:
+                return None
+            # A key of the table's own stands behind every index of it.
+            if (
+                columns == [m.status.name]
+                and order == [column.name for column in m.key]
+                and s.dialect.key_in_every_index
+            ):
+                return None
+        return s.dialect.plain(schema.claim_index(m, s.job, s.dialect))
+
+
+def _shown(word: Any) -> Any:
+    """A word without the spaces that a column of fixed width adds."""
+    return word.rstrip() if isinstance(word, str) else word

@@ -1,0 +1,202 @@
+"""Reads rows and entries, outside transactions: what tasks get, what status and failures show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pooltable.events import Key
+from pooltable.rows import Row
+from pooltable.table.database import Connection
+from pooltable.table.statements import Statements
+from pooltable.table.states import Status
+
+READ_AT_ONCE = 200
+COUNTED = 1000  # how many pending rows are counted where a bound will do
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many rows are in each state; `other` hold words that are none of ours.
+
+    `waiting` are pending rows that are not due yet, and `next_due` the seconds until the first of them is. `open` says how
+    many rows each runner holds.
+    """
+
+    pending: int = 0
+    doing: int = 0
+    done: int = 0
+    failed: int = 0
+    other: int = 0
+    waiting: int = 0
+    next_due: float | None = None
+    paused: bool = False
+    open: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        return self.pending + self.doing + self.done + self.failed + self.other
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What pooltable remembers of a row. Times are seconds since 1970 by the database's clock.
+
+    `status` is the state of the row now, "other" for a word that is none of ours, "missing" when the row is gone. `ended`
+    is None while the entry is open. The first line of `error` is the reason.
+    """
+
+    key: Key
+    status: str
+    runner: str
+    claim_no: int
+    attempt: int
+    ended: str | None
+    fails: int
+    lost: int
+    rescued: int
+    not_before: float | None
+    claimed_at: float
+    finished_at: float | None
+    seconds: float | None
+    worker: int | None
+    kind: str
+    error: str
+    log: str
+    idempotency_key: str
+
+    @property
+    def reason(self) -> str:
+        return self.error.split("\n", 1)[0]
+
+
+class Reader:
+    """What can be read of a job, given a connection."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._s = s = statements
+        d, e = s.dialect, s.dialect.epoch
+        self._columns = (*s.mapping.key, *s.mapping.columns)
+        self._fields = s.mapping.fields
+        reads = [(i, column.read) for i, column in enumerate(self._columns) if column.read is not None]
+        self._reads = tuple(reads)
+        state = " ".join(f"WHEN {s.is_word[state]} THEN '{state.value}'" for state in Status)
+        self._state = f"CASE {state} ELSE 'other' END"
+        within = f" WHERE (\n{s.mapping.where}\n)" if s.mapping.where else ""
+        self._sql_counts = f"SELECT {self._state}, count(*) FROM {s.t}{within} GROUP BY 1"
+        pending = f"SELECT 1 AS one FROM {s.t} WHERE {s.is_word[Status.PENDING]}{s.has_key}{s.scope} LIMIT {COUNTED}"
+        self._sql_pending = f"SELECT count(*) FROM ({pending}) AS some"
+        its_row = f"EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND {s.is_word[Status.PENDING]}{s.scope})"
+        self._sql_next_due = (
+            f"SELECT {e('e.not_before')} - {e(d.now)} FROM {s.e} AS e WHERE e.not_before IS NOT NULL AND {its_row}"
+            " ORDER BY e.not_before LIMIT 1"
+        )
+        self._sql_waiting = f"SELECT count(*) FROM {s.e} AS e WHERE e.not_before > {d.now} AND {its_row}"
+        self._sql_paused = f"SELECT paused_at FROM {s.names.jobs} WHERE job = {s.mark}"
+        self._sql_holders = f"SELECT runner_id, count(*) FROM {s.e} WHERE ended IS NULL GROUP BY runner_id"
+        times = [e(f"e.{name}") for name in ("not_before", "claimed_at", "finished_at")]
+        self._sql_entries = (
+            f"SELECT {s.e_keys}, (SELECT {self._state} FROM {s.t} WHERE {s.same}), e.runner_id, e.claim_no, e.attempt, e.ended,"
+            f" e.fails, e.lost, e.rescued, {', '.join(times)}, e.seconds, e.worker, e.error_kind, e.error, e.log, e.round"
+            f" FROM {s.e} AS e"
+        )
+
+    # ---- rows
+
+    def rows(self, c: Connection, keys: Sequence[Key]) -> list[Row | None]:
+        """The rows with those keys, in their order; None for one that is gone."""
+        found: dict[Key, tuple[Any, ...]] = {}
+        width = self._s.width
+        for at in range(0, len(keys), READ_AT_ONCE):
+            some = keys[at : at + READ_AT_ONCE]
+            sql, values = self._s.keys_in(some)
+            for row in c.all(f"{self._s.sql_read} WHERE {sql}", values):
+                found[row[:width]] = row
+        return [self._row(found.get(key) or self._alone(c, key)) for key in keys]
+
+    def _alone(self, c: Connection, key: Key) -> tuple[Any, ...] | None:
+        # Equal for the database is not always equal for Python: another case under a collation that ignores it.
+        return c.first(f"{self._s.sql_read} WHERE {self._s.row_is}", key)
+
+    def _row(self, values: tuple[Any, ...] | None) -> Row | None:
+        if values is None:
+            return None
+        if self._reads:
+            mended = list(values)
+            for at, read in self._reads:
+                mended[at] = read(values[at])
+            values = tuple(mended)
+        return Row(self._fields, values)
+
+    # ---- counts
+
+    def pending(self, c: Connection) -> int:
+        """How many rows are PENDING, counted up to a bound."""
+        return int(c.all(self._sql_pending)[0][0])
+
+    def next_due(self, c: Connection) -> float | None:
+        """Seconds until the first row under back-off is due, 0 when one is due now; None when there is none."""
+        row = c.first(self._sql_next_due)
+        return None if row is None else max(0.0, float(row[0]))
+
+    def counts(self, c: Connection, entries: bool) -> Counts:
+        """`entries` False: nobody has made the side tables yet."""
+        states: dict[str, Any] = {str(state): int(count) for state, count in c.all(self._sql_counts)}
+        if not entries:
+            return Counts(**states)
+        paused = c.first(self._sql_paused, (self._s.job,))
+        return Counts(
+            **states,
+            waiting=int(c.all(self._sql_waiting)[0][0]),
+            next_due=self.next_due(c),
+            paused=paused is not None and paused[0] is not None,
+            open={str(runner): int(count) for runner, count in c.all(self._sql_holders)},
+        )
+
+    # ---- entries
+
+    def entry(self, c: Connection, key: Key) -> Entry | None:
+        row = c.first(f"{self._sql_entries} WHERE {self._s.e_is}", key)
+        return None if row is None else self._entry(row)
+
+    def failures(self, c: Connection, limit: int, kind: str | None, run: str | None) -> list[Entry]:
+        """Entries of rows that are FAILED now, or stuck, the newest first."""
+        s = self._s
+        values: list[Any] = []
+        where = f"e.ended IN ('failed', 'stuck') AND EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND ({s.is_word[Status.FAILED]} OR {s.is_word[Status.DOING]}))"
+        if kind is not None:
+            where, values = f"{where} AND e.error_kind = {s.mark}", [*values, kind]
+        if run is not None:
+            where, values = f"{where} AND e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
+        sql = f"{self._sql_entries} WHERE {where} ORDER BY e.finished_at DESC LIMIT {int(limit)}"
+        return [self._entry(row) for row in c.all(sql, values)]
+
+    def _entry(self, row: tuple[Any, ...]) -> Entry:
+        w = self._s.width
+        status, runner, claim_no, attempt, ended, fails, lost, rescued, *rest = row[w:]
+        not_before, claimed_at, finished_at, seconds, worker, kind, error, log, round_ = rest
+        return Entry(
+            key=row[:w],
+            status=status or "missing",
+            runner=runner,
+            claim_no=claim_no,
+            attempt=attempt,
+            ended=ended,
+            fails=fails,
+            lost=lost,
+            rescued=rescued,
+            not_before=_seconds(not_before),
+            claimed_at=float(claimed_at),
+            finished_at=_seconds(finished_at),
+            seconds=seconds,
+            worker=worker,
+            kind=kind or "",
+            error=error or "",
+            log=log or "",
+            idempotency_key=round_,
+        )
+
+
+def _seconds(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,85 @@
+"""Makes rows PENDING again by hand: finished ones (requeue), and those that nobody works on (release)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pooltable.events import Key
+from pooltable.table.database import Connection, Session
+from pooltable.table.rescue import Rescuer, taken_back
+from pooltable.table.statements import Statements
+from pooltable.table.states import Status
+
+AT_ONCE = 1000
+
+
+def requeue(
+    session: Session, s: Statements, keys: Sequence[Key] | None, failed: bool, kind: str | None, run: str | None
+) -> int:
+    """Makes finished rows PENDING; how many."""
+    if keys is None:
+        keys = session.read(lambda c: _failed_keys(c, s, failed, kind, run))
+    count = 0
+    for at in range(0, len(keys), AT_ONCE):
+        some = keys[at : at + AT_ONCE]
+        count += session.transact(lambda c, some=some: _requeue_some(c, s, some))  # type: ignore[misc]
+    return count
+
+
+def _failed_keys(c: Connection, s: Statements, failed: bool, kind: str | None, run: str | None) -> list[Key]:
+    is_failed = s.is_word[Status.FAILED]
+    if kind is None and run is None:
+        return c.all(f"SELECT {s.keys} FROM {s.t} WHERE {is_failed}{s.has_key}{s.scope}") if failed else []
+    where = "e.ended IN ('failed', 'stuck')"
+    values: list[Any] = []
+    if kind is not None:
+        where, values = f"{where} AND e.error_kind = {s.mark}", [*values, kind]
+    if run is not None:
+        where, values = f"{where} AND e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
+    row = f"EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND ({is_failed} OR {s.is_word[Status.DOING]}){s.scope})"
+    return c.all(f"SELECT {s.e_keys} FROM {s.e} AS e WHERE {where} AND {row}", values)
+
+
+def _requeue_some(c: Connection, s: Statements, keys: Sequence[Key]) -> int:
+    finished = f"({s.is_word[Status.DONE]} OR {s.is_word[Status.FAILED]})"
+    stuck = f"({s.is_word[Status.DOING]} AND EXISTS (SELECT 1 FROM {s.e} AS e WHERE {s.same} AND e.ended = 'stuck'))"
+    pending = f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.row_is} AND ({finished} OR {stuck})"
+    due_now = f"UPDATE {s.e} SET not_before = NULL WHERE {s.entry_is} AND not_before IS NOT NULL"
+    # In the order of the keys, as every other writer does it, so that two of them never wait for each other crosswise.
+    keys = in_order(keys)
+    count = c.many(pending, keys)
+    c.many(due_now, keys)
+    return count
+
+
+def in_order(keys: Sequence[Key]) -> list[Key]:
+    try:
+        return sorted(keys)
+    except TypeError:
+        return sorted(keys, key=repr)
+
+
+def release_dead(session: Session, s: Statements) -> int:
+    """Gives back the rows of dead runners at no cost."""
+    rescuer = Rescuer(s, "", 0.0)
+    deaths = session.read(lambda c: rescuer.deaths(c, rescuer.holders(c)))
+    fates, _ = rescuer.take_back(
+        session,
+        deaths,
+        lambda claim, runner: taken_back(
+            claim, Status.PENDING, claim.rescued, f"released; its runner {runner} was lost"
+        ),
+    )
+    return sum(fate.end == "released" for fate in fates)
+
+
+def release_foreign(session: Session, s: Statements) -> int:
+    """Makes DOING rows PENDING that have no open entry: somebody else started them, or left them so."""
+
+    def work(c: Connection) -> int:
+        open_entry = f"EXISTS (SELECT 1 FROM {s.e} AS e WHERE {s.same} AND e.ended IS NULL)"
+        sql = f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.is_word[Status.DOING]} AND NOT {open_entry}{s.scope}"
+        return c.run(sql)
+
+    return session.transact(work)

@@ -1,0 +1,279 @@
+"""The states of a row, the moves between them, and what an outcome means for a row. Pure: no database, no clock.
+
+    Outcome --judge--> Verdict --(Lease.finish)--> Fate
+    what the pool      what should               what was really
+    tells              be written                written, or why not
+
+The four states are the user's four status words; everything else that must be remembered of a row (how often it was
+claimed, failed, lost its worker or its runner) is its entry in pooltable's own side table.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, Literal, NamedTuple
+
+from pooltable.errors import (
+    CannotStore,
+    Fail,
+    Later,
+    MappingError,
+    SettingError,
+    WorkerLost,
+    WorkerStartError,
+    describe,
+)
+from pooltable.events import End, Key, NotWritten
+from pooltable.outcomes import Outcome, Raised, Returned
+
+
+class Status(Enum):
+    """The state of a row. Rows whose status is none of the four words are not ours."""
+
+    PENDING = "pending"  # waits to be claimed; perhaps not due yet
+    DOING = "doing"  # claimed by a runner, which has an open entry for it
+    DONE = "done"  # its task returned, and what it returned is stored
+    FAILED = "failed"  # given up: its budget is used up, or the task said so
+
+
+# Every move that pooltable makes, with the verbs that make it. The drawing in the docs is made from this.
+MOVES: dict[tuple[Status, Status], tuple[str, ...]] = {
+    (Status.PENDING, Status.DOING): ("claim",),
+    (Status.DOING, Status.DONE): ("finish",),
+    (Status.DOING, Status.FAILED): ("finish", "rescue"),
+    (Status.DOING, Status.PENDING): ("retry", "later", "release", "rescue"),
+    (Status.DONE, Status.PENDING): ("requeue",),
+    (Status.FAILED, Status.PENDING): ("requeue",),
+}
+
+# How an entry ended; NULL while it is open. "lost": its runner died and another one took the row back.
+Ended = Literal["done", "failed", "retry", "later", "released", "lost", "stuck"]
+
+# A claim of a row whose last entry ended like this is a re-run: it begins with a fresh budget and a new round.
+ROUND_OVER: tuple[Ended, ...] = ("done", "failed", "stuck")
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The user's own status words, any values that the column's type can hold; one of them may be None."""
+
+    pending: Any = "PENDING"
+    doing: Any = "DOING"
+    done: Any = "DONE"
+    failed: Any = "FAILED"
+
+    def __post_init__(self) -> None:
+        seen: dict[str, str] = {}
+        for name, word in self.items():
+            # Compared as a case-insensitive, space-padding collation would, because the column may have one.
+            same = "NULL" if word is None else f"{word}".rstrip().casefold()
+            if same in seen:
+                raise MappingError(
+                    f"the words for {seen[same]} and {name} are the same, {word!r}; each state needs its own"
+                )
+            seen[same] = name
+
+    def items(self) -> list[tuple[str, Any]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+    def of(self, status: Status) -> Any:
+        return getattr(self, status.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a row is tried, and how long it waits in between (seconds).
+
+    `fails`: attempts that may raise or run over their time limit. `lost`: attempts whose worker may die. `rescued`:
+    attempts whose runner may die. The n-th wait is `pause * factor ** (n - 1)`, at most `longest_pause`, give or take
+    the part `jitter` of it.
+    """
+
+    fails: int = 1
+    lost: int = 3
+    rescued: int = 10
+    pause: float = 1.0
+    factor: float = 2.0
+    longest_pause: float = 600.0
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("fails", "lost", "rescued"):
+            count = getattr(self, name)
+            if not isinstance(count, int) or count < 1:
+                raise SettingError(
+                    f"Retry({name}={count!r}): give a whole number from 1 up; 1 means that the first one is the last"
+                )
+        for name in ("pause", "longest_pause"):
+            if not getattr(self, name) >= 0:
+                raise SettingError(f"Retry({name}={getattr(self, name)!r}): give seconds from 0 up")
+        if not self.factor >= 1:
+            raise SettingError(f"Retry(factor={self.factor!r}): give a number from 1 up")
+        if not 0 <= self.jitter <= 1:
+            raise SettingError(f"Retry(jitter={self.jitter!r}): give a part between 0 and 1")
+
+    def pause_after(self, count: int, chance: float = 0.5) -> float:
+        """The wait after the `count`-th failure; `chance` from 0 to 1 places it within the jitter."""
+        # The exponent is bounded because 2.0 ** 1100 is an error, not infinity.
+        pause = min(self.longest_pause, self.pause * self.factor ** min(count - 1, 200))
+        return pause * (1 + self.jitter * (2 * chance - 1))
+
+
+# Claims, finishes and fates are made for every row, by the ten thousand a second: tuples with names cost a third of a
+# frozen dataclass.
+class Claim(NamedTuple):
+    """A claimed row. The fence of every later write is (key, runner, claim_no); `attempt` is for people.
+
+    `fails`, `lost` and `rescued` are counts of this round so far, without this attempt. `idempotency_key` is equal over
+    the attempts of a round and new when a finished row is run again.
+    """
+
+    key: Key
+    claim_no: int
+    attempt: int
+    fails: int
+    lost: int
+    rescued: int
+    idempotency_key: str
+
+    @property
+    def alone(self) -> bool:
+        """It killed a worker before: run it in no batch with others."""
+        return self.lost > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """DONE, with what the task returned."""
+
+    value: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """FAILED; `counts` says which budget this attempt used."""
+
+    kind: str
+    reason: str
+    detail: str = ""
+    counts: Literal["fails", "lost"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """PENDING again, due after `pause` seconds; this attempt used one of the budget that `counts` names."""
+
+    pause: float
+    kind: str
+    reason: str
+    detail: str = ""
+    counts: Literal["fails", "lost"] = "fails"
+
+
+@dataclass(frozen=True, slots=True)
+class PutOff:
+    """PENDING again, due after `pause` seconds, because the task asked for it; costs nothing."""
+
+    pause: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """PENDING again at once, as if it had never been claimed; costs nothing."""
+
+
+Verdict = Done | GiveUp | Again | PutOff | Released
+
+ENDS: dict[type[Verdict], End] = {Done: "done", GiveUp: "failed", Again: "retry", PutOff: "later", Released: "released"}
+STATUS_AFTER: dict[End, Status] = {
+    "done": Status.DONE,
+    "failed": Status.FAILED,
+    "retry": Status.PENDING,
+    "later": Status.PENDING,
+    "released": Status.PENDING,
+}
+
+
+class Finish(NamedTuple):
+    """One end to be written: `seconds` it ran, in which worker, and what it printed (kept for failures only)."""
+
+    claim: Claim
+    verdict: Verdict
+    seconds: float = 0.0
+    worker: int | None = None
+    log: str = ""
+
+
+class Fate(NamedTuple):
+    """What became of a finish: `end` as it was really written, or `why` it was not; exactly one of them is set."""
+
+    claim: Claim
+    end: End | None
+    why: NotWritten | None = None
+    kind: str = ""
+    reason: str = ""
+    pause: float | None = None
+
+
+def judge(outcome: Outcome, claim: Claim, retry: Retry, chance: float = 0.5) -> Verdict:
+    """What an outcome means for its row. `chance`, from 0 to 1, places the wait within its jitter."""
+    match outcome:
+        case Returned(value):
+            return Done(value)
+        case Raised(CancelledError() | WorkerStartError()):
+            # The call never ran, or was ended because the runner stops: neither says anything about the row.
+            return Released()
+        case Raised(Later() as later):
+            return PutOff(later.seconds, later.reason)
+        case Raised(Fail() | CannotStore() as error):
+            return GiveUp(*describe(error))
+        case Raised(WorkerLost() as error):
+            lost = claim.lost + 1
+            if lost >= retry.lost:
+                return GiveUp(*describe(error), counts="lost")
+            # Most often the machine was out of memory for a moment: the first time costs no wait.
+            pause = 0.0 if lost == 1 else retry.pause_after(lost - 1, chance)
+            return Again(pause, *describe(error), counts="lost")
+        case Raised(error):
+            fails = claim.fails + 1
+            if fails >= retry.fails:
+                return GiveUp(*describe(error), counts="fails")
+            return Again(retry.pause_after(fails, chance), *describe(error), counts="fails")
+
+
+class Found(NamedTuple):
+    """What stands in the database for a claim that could not be written in the common way."""
+
+    row: Literal["missing", "pending", "doing", "done", "failed", "other"]
+    runner_id: str | None  # None: there is no entry
+    claim_no: int
+    ended: str | None
+
+
+Written = Literal["done", "failed", "retry", "later", "released"]
+Explained = Literal["vanished", "overwritten", "fenced", "marked", "stuck"] | Written | None
+
+
+def explain(found: Found, runner_id: str, claim: Claim) -> Explained:
+    """Why a finish does not go through, or how it ended if it was written before; None: nothing is in its way.
+
+    Written before is what is found after a connection was lost in a COMMIT that got through.
+    """
+    ours = found.runner_id == runner_id and found.claim_no == claim.claim_no
+    match found.ended:
+        case "done" | "failed" | "retry" | "later" | "released" | "stuck" as ended if ours:
+            return ended
+        case _ if found.row == "missing" and (ours or found.runner_id is None):
+            return "vanished"
+        case _ if not ours or found.ended is not None:
+            return "fenced"
+    match found.row:
+        case "doing":
+            return None
+        case "done" | "failed":
+            return "marked"
+        case _:
+            return "overwritten"
