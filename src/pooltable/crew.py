@@ -102,6 +102,22 @@ class Crew(Protocol):
         """End every worker; whatever still runs is killed after so many seconds."""
 
 
+@dataclass(frozen=True)
+class Workers:
+    """How the worker processes are made; each field as in `Pool`."""
+
+    threads: int | None = None
+    devices: str | None = None
+    memory: int | str | None = None
+    maxtasksperchild: int | None = None
+    idle_timeout: float | None = None
+    context: Any = None
+
+    def options(self) -> dict[str, Any]:
+        """The fields that were set, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
 class OwnProcesses:
     """Runs rows in the worker processes of a pool of ours."""
 
@@ -110,10 +126,10 @@ class OwnProcesses:
         spec: Spec,
         inbox: Inbox,
         processes: int,
+        workers: Workers,
         time_limit: float | None,
-        capture: str | None,
+        capture: str,
         listener: Callable[[Event], object],
-        options: dict[str, Any],
     ) -> None:
         self.inbox = inbox
         self._engine = LocalEngine(
@@ -124,7 +140,7 @@ class OwnProcesses:
             time_limit=time_limit,
             capture=capture,
             listener=listener,
-            **options,
+            **workers.options(),
         )
 
     @property

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pooltable.aside import Aside
@@ -31,6 +32,7 @@ from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pace import Burst
 from pooltable.pool.capture import Reader
 from pooltable.rows import Row
+from pooltable.table import identity
 from pooltable.table.states import Fate, Finish
 from pooltable.tally import Tally
 
@@ -130,6 +132,7 @@ class Reporter:
         if fate.why is not None and not (fate.why == "locked" and ended.not_before):
             self.tell(RowNotWritten(claim.key, claim.attempt, fate.why, fate.reason))
             if fate.why == "marked":
+                self.tally.saw_mark(fate.reason == "done")
                 self.notice("row marked by the task", name=str(claim.key))
             elif fate.why == "overwritten":
                 self.notice("row overwritten", name=str(claim.key))
@@ -171,7 +174,9 @@ class Reporter:
 
     def read_output(self) -> str:
         """Make the folder that workers write their output to, and read it from now on."""
-        self.folder = tempfile.mkdtemp(prefix="pooltable-")
+        mine = f"{_PREFIX}{identity.own_pid()}-{identity.started()}-"
+        _sweep()
+        self.folder = tempfile.mkdtemp(prefix=mine)
         self._reader = Reader(self.folder)
         return self.folder
 
@@ -210,6 +215,18 @@ class Reporter:
         self._tellers.end(0.0 if in_a_hurry else PATIENCE_SECONDS)
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# Who made a folder is in its name, with the pid's namespace: another container's runners may share this folder.
+_PREFIX = f"pooltable-{''.join(filter(str.isdigit, identity.pid_namespace()))}-"
+
+
+def _sweep() -> None:
+    """Remove the folders of runners that were killed before they could do it themselves."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid, _, rest = folder.name.removeprefix(_PREFIX).partition("-")
+        if pid.isdigit() and not identity.lives(int(pid), rest.partition("-")[0]):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _error_of(outcome: Outcome | None, end: RowEnd) -> BaseException:

@@ -15,14 +15,13 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from pooltable import tasks
 from pooltable.cores import usable_cores
-from pooltable.crew import Answer, Crew, Inbox, OwnProcesses, SomebodysExecutor, ThisProcess
+from pooltable.crew import Answer, Crew, Inbox, OwnProcesses, SomebodysExecutor, ThisProcess, Workers
 from pooltable.errors import (
     DatabaseError,
-    DatabaseUnavailable,
     MappingError,
     PooltableError,
     SettingError,
@@ -30,8 +29,6 @@ from pooltable.errors import (
     WorkerLost,
 )
 from pooltable.events import (
-    DatabaseAway,
-    DatabaseBack,
     Event,
     Halted,
     LeaseLapsed,
@@ -45,6 +42,7 @@ from pooltable.events import (
 )
 from pooltable.outcomes import Outcome, Raised
 from pooltable.pace import Ladder, Pace, Pulse, Room, Step
+from pooltable.patience import Patience
 from pooltable.reporter import Callback, Ended, Reporter
 from pooltable.rows import Row
 from pooltable.signals import StopRequests
@@ -52,29 +50,11 @@ from pooltable.table.lease import Lease
 from pooltable.table.states import Claim, Finish, Released, Retry, judge
 from pooltable.table.table import Look, TaskTable
 
-Answered = TypeVar("Answered")
-
 GATHER_SECONDS = 0.02  # how long an end may wait for others to share its commit; the promise is 50 ms with the commit
 LOCKED_SECONDS = 0.2  # before a row that another transaction holds is tried again
 WATCH_SECONDS = 0.01  # between two looks at whether somebody changed the database, where a look is cheap
 HALT_SECONDS = 60.0  # how long a service pauses when everything fails
 COUNT_SECONDS = 30.0  # between two counts of what is waiting, for the progress
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How the worker processes are made; each field as in `Pool`."""
-
-    threads: int | None = None
-    devices: str | None = None
-    memory: int | str | None = None
-    maxtasksperchild: int | None = None
-    idle_timeout: float | None = None
-    context: Any = None
-
-    def options(self) -> dict[str, Any]:
-        """The fields that were set, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -84,15 +64,6 @@ class Held:
     claim: Claim
     row: Row
     disowned: bool = False
-
-
-@dataclass(slots=True)
-class Away:
-    """The database is away: since when, when it is tried again, and the pause after that."""
-
-    since: float
-    next_try: float = 0.0
-    pause: float = 0.1
 
 
 class Runner:
@@ -136,6 +107,7 @@ class Runner:
         self._time_limit = time_limit
         self._retry = retry or Retry()
         self._forever = forever
+        self._poll = poll
         self._max_rows = max_rows
         self._workers = workers or Workers()
         self._pace = pace or Pace()
@@ -157,10 +129,10 @@ class Runner:
         self._held: dict[int, Held] = {}
         self._ended: list[Ended] = []
         self._ended_since = 0.0
-        self._away: Away | None = None
         self._halted = ""
         # The last claim came back short: claim again after a pause, or when somebody changed the database.
         self._dry = False
+        self._wanted = 0  # workers
         self._claim_at = 0.0
         self._beat_at = 0.0
         self._rescue_at = 0.0
@@ -181,9 +153,11 @@ class Runner:
         look = self._table.look()
         self._check_words(look)
         with self._requests:
-            self._lease: Lease = self._table.open_lease(seconds=self._pace.lease, processes=self._size)
-            results_are_kept = bool(self._table.write or self._table.result)
-            self._reporter = Reporter(self._listeners, *self._callbacks, self._pace.halt, results_are_kept)
+            self._lease: Lease = self._table.open_lease(seconds=self._pace.lease, processes=self._size, poll=self._poll)
+            self._reporter = Reporter(
+                self._listeners, *self._callbacks, self._pace.halt, bool(self._table.write or self._table.result)
+            )
+            self._patience = Patience(self._pace.db_wait, self._reporter.tell)
             crew: Crew | None = None
             error: BaseException | None = None
             try:
@@ -209,13 +183,14 @@ class Runner:
     # ---- the beginning
 
     def _check_words(self, look: Look) -> None:
-        ours = [word for _, word in self._table.words.items()]
+        words = self._table.words
+        ours = [word for _, word in words.items()]
         if look.pending or all(word in ours for word in look.words):
             return
         found = " and ".join("NULL" if word is None else repr(word) for word in look.words)
         raise MappingError(
-            f"{self._table.name}.{self._table.status} holds {found}; none is the pending word "
-            f"{self._table.words.pending!r}: say which one is, with --pending or Words(pending=...)"
+            f"{self._table.name}.{self._table.status} holds {found}; none is the pending word {words.pending!r}: "
+            "say which one is, with --pending or Words(pending=...)"
         )
 
     def _make_crew(self) -> Crew:
@@ -227,8 +202,9 @@ class Runner:
             self._requests.interrupt_from = 2
             return ThisProcess(spec, self._inbox)
         folder = self._reporter.read_output()
-        options = self._workers.options()
-        return OwnProcesses(spec, self._inbox, self._size, self._time_limit, folder, self._hear_worker, options)
+        return OwnProcesses(
+            spec, self._inbox, self._size, self._workers, self._time_limit, folder, listener=self._hear_worker
+        )
 
     def _hear_worker(self, event: Event) -> None:
         """A worker came or went: on the pool's thread, so only pass it on and wake the loop."""
@@ -250,8 +226,8 @@ class Runner:
         if look.unsafe_file_system:
             self._reporter.notice("file system unsafe", name=look.unsafe_file_system)
         self._dry = not look.pending
-        if self._forever or look.pending:
-            self._crew.start(self._size if self._forever else min(self._size, look.pending))
+        self._wanted = self._size if self._forever else min(self._size, look.pending)
+        self._crew.start(self._wanted)
 
     # ---- the end
 
@@ -276,18 +252,21 @@ class Runner:
         return self._max_rows is not None and self._reporter.tally.claimed >= self._max_rows
 
     def _nothing_left(self) -> bool:
-        left = self._ask(self._lease.left)
+        left = self._patience.ask(self._lease.left)
         if left is None or left.mine or left.dead:
             return False
-        if left.pending:
-            # Nobody was started yet if the table was empty, or all of it under back-off, when the run began.
-            self._crew.start(min(self._size, left.pending))
+        if not left.pending:
+            return True
+        if not left.due_in:
+            # Nobody was started yet if the table was empty when the run began.
+            self._wanted = min(self._size, left.pending)
             return False
-        if left.due_in is not None and self._pace.wait:
-            self._reporter.waiting(left.waiting, left.due_in)
-            self._claim_at = min(self._claim_at, time.monotonic() + left.due_in)
-            return False
-        return True
+        # The last claim came back short, so what is pending is under back-off.
+        if not self._pace.wait:
+            return True
+        self._reporter.waiting(left.pending, left.due_in)
+        self._claim_at = min(self._claim_at, time.monotonic() + left.due_in)
+        return False
 
     def _step_down(self, step: Step) -> None:
         reason = self._requests.reason if self._requests.count >= step else "the grace period is over"
@@ -296,6 +275,9 @@ class Runner:
             self._reporter.tell(Stopping("drain", reason, running, self._pace.grace))
         else:
             self._reporter.tell(Stopping("now" if step is Step.NOW else "leave", reason, running, 0.0))
+        if step >= Step.NOW:
+            # Who asks to stop now is not made to wait for a database that is away.
+            self._patience.seconds = 0.0
         self._recall(kill=step >= Step.NOW)
 
     def _recall(self, kill: bool) -> None:
@@ -312,35 +294,31 @@ class Runner:
         if not leaving and not isinstance(error, DatabaseError):
             try:
                 rest = self._lease.left()
-                left, elsewhere = rest.pending + rest.waiting, rest.elsewhere
+                left, elsewhere = self._table.counts().pending, rest.elsewhere
                 self._lease.close()
             except DatabaseError as late:
                 error = error or late
-        code = self._exit_code(error, left)
-        text = self._halted or ("" if error is None else str(error).splitlines()[0])
-        tally = self._reporter.tally
-        summary = tally.summary(self._lease.id, time.monotonic(), left, elsewhere, code, text)
+        drained = self._forever and self._ladder.step is Step.DRAIN
+        stopped = leaving or bool(self._ladder.step and (left or self._held))
+        summary = self._reporter.tally.summary(
+            self._lease.id,
+            time.monotonic(),
+            left,
+            elsewhere,
+            error=error,
+            halted=self._halted,
+            stopped=stopped,
+            drained=drained,
+        )
         self._reporter.close(RunEnded(summary), in_a_hurry=leaving)
         return summary
-
-    def _exit_code(self, error: BaseException | None, left: int) -> int:
-        if error is not None:
-            return getattr(error, "exit_code", 1)
-        if self._halted:
-            return 6
-        if self._ladder.step:
-            if self._forever and self._ladder.step is Step.DRAIN:
-                return 0
-            if left or self._held:
-                return 3
-        return 1 if self._reporter.tally.failed else 0
 
     # ---- the lease
 
     def _beat_if_due(self) -> None:
         if time.monotonic() < self._beat_at:
             return
-        beat = self._ask(self._lease.beat)
+        beat = self._patience.ask(self._lease.beat)
         if beat is None:
             return
         self._beat_at = time.monotonic() + self._pace.lease / 3
@@ -355,7 +333,7 @@ class Runner:
     def _rescue_if_due(self) -> None:
         if time.monotonic() < self._rescue_at:
             return
-        rescue = self._ask(self._lease.rescue, self._retry)
+        rescue = self._patience.ask(self._lease.rescue, self._retry)
         if rescue is None:
             return
         expiry = self._pace.lease if rescue.next_expiry is None else rescue.next_expiry
@@ -401,7 +379,7 @@ class Runner:
         room = self._free_room() if now >= self._claim_at else 0
         if not room and not (ends and self._ends_are_due(now)):
             return
-        answer = self._ask(self._lease.exchange, [ended.finish for ended in ends], room)
+        answer = self._patience.ask(self._lease.exchange, [ended.finish for ended in ends], room)
         if answer is None:
             return
         done = time.monotonic()
@@ -459,10 +437,12 @@ class Runner:
             self._claim_at = max(self._claim_at, now + self._pulse.saw_nothing())
         if not claims:
             return
+        unexpected = len(claims) > self._reporter.tally.pending
         self._reporter.claimed(len(claims))
         self._reporter.tell(RowsClaimed(len(claims), seconds, tuple(claim.key for claim in claims)))
-        if not self._dry:
-            self._crew.start(self._size)
+        # As many workers as there are rows for them: those held, those known to wait, or more than anybody knew of.
+        rows = len(self._held) + len(claims) + self._reporter.tally.pending
+        self._wanted = max(self._wanted, self._size if unexpected and not self._dry else min(self._size, rows))
         size = 0
         rows = self._lease.read(claims)
         for claim, row in zip(claims, rows, strict=True):
@@ -477,33 +457,13 @@ class Runner:
                 self._note(Finish(claim, judge(outcome, claim, self._retry, 0.0), 0.0, None), None, outcome)
         self._room.saw_bytes(len(claims), size)
 
-    def _ask(self, verb: Callable[..., Answered], *args: Any) -> Answered | None:
-        """What the database answers; None while it is away. Raises DatabaseUnavailable when the patience is over."""
-        now = time.monotonic()
-        if self._away and now < self._away.next_try:
-            return None
-        try:
-            answer = verb(*args)
-        except DatabaseUnavailable as error:
-            if self._away is None:
-                self._away = Away(now)
-                self._reporter.tell(DatabaseAway(str(error)))
-            patience = self._pace.db_wait
-            if self._ladder.step >= Step.NOW or (patience is not None and now >= self._away.since + patience):
-                raise
-            self._away.next_try = time.monotonic() + self._away.pause
-            self._away.pause = min(2.0, self._away.pause * 2)
-            return None
-        if self._away:
-            self._reporter.tell(DatabaseBack(time.monotonic() - self._away.since))
-            self._away = None
-        return answer
-
     # ---- waiting
 
     def _wait(self) -> None:
         """Wait for what comes first: answers, a stop, a worker, somebody's change, or the next thing that is due."""
         self._count_if_due()
+        if self._crew.ready < self._wanted and not self._ladder.step:
+            self._crew.start(self._wanted)
         now = time.monotonic()
         free = self._free_room()
         times = [self._beat_at, self._rescue_at, self._reporter.next_show()]
@@ -511,15 +471,15 @@ class Runner:
             times.append(min(max(ended.not_before, self._ended_since + GATHER_SECONDS) for ended in self._ended))
         if free or self._dry:
             times.append(self._claim_at)
-        if self._away:
-            times = [self._away.next_try]
+        if self._patience.retry_at is not None:
+            times = [self._patience.retry_at]
         grace = self._ladder.seconds_left(now)
         seconds = min([at - now for at in times if at is not None] + ([] if grace is None else [grace]))
         # Short rows end together: wake up for many of them at a time, and often enough to keep the promised 50 ms.
         answers = max(1, min(256, len(self._held) // 2)) if len(self._held) > 2 * self._size else 1
         if answers > 1:
             seconds = min(seconds, GATHER_SECONDS)
-        if self._dry and free and not self._away and not self._ended:
+        if self._dry and free and not self._ended and self._patience.retry_at is None:
             self._watch(seconds, answers)
         else:
             self._crew.wait(max(0.0, seconds), answers)
@@ -528,7 +488,7 @@ class Runner:
         """Wait as above, and look for changes of the database meanwhile where a look is cheap."""
         end = time.monotonic() + seconds
         while (rest := end - time.monotonic()) > 0 and not self._crew.wait(min(rest, WATCH_SECONDS), answers):
-            changed = self._ask(self._lease.changed)
+            changed = self._patience.ask(self._lease.changed)
             if changed:
                 self._claim_at = 0.0
                 return
@@ -539,13 +499,13 @@ class Runner:
     def _count_if_due(self) -> None:
         """Count what is waiting, now and then: seldom where counting is slow."""
         now = time.monotonic()
-        if now < self._count_at or not self._listeners or self._away:
+        if now < self._count_at or not self._listeners:
             return
-        left = self._ask(self._lease.left)
+        left = self._patience.ask(self._table.counts)
         done = time.monotonic()
         self._count_at = done + max(COUNT_SECONDS, 100 * (done - now))
         if left is not None:
-            self._reporter.tally.saw_pending(left.pending + left.waiting, done)
+            self._reporter.tally.saw_pending(left.pending, done)
 
 
 def run(task: Callable[[Row], Any], table: TaskTable, **options: Any) -> Summary:

@@ -14,7 +14,7 @@ class Tally:
         self._started = now
         self._first_claim: float | None = None
         self._last_end = now
-        self._pending = 0
+        self.pending = 0
         self._pending_at = now
         self.claimed = 0
         self.done = 0
@@ -26,13 +26,13 @@ class Tally:
         self.failures: Counter[str] = Counter()
 
     def saw_pending(self, count: int, now: float) -> None:
-        self._pending, self._pending_at = count, now
+        self.pending, self._pending_at = count, now
 
     def saw_claims(self, count: int, now: float) -> None:
         if count and self._first_claim is None:
             self._first_claim = now
         self.claimed += count
-        self._pending = max(0, self._pending - count)
+        self.pending = max(0, self.pending - count)
 
     def saw_end(self, end: RowEnd, now: float) -> None:
         self._last_end = now
@@ -44,11 +44,18 @@ class Tally:
                 self.failures[end.kind] += 1
             case "retry":
                 self.retried += 1
-                self._pending += 1
+                self.pending += 1
             case "later" | "released":
                 self.released += 1
-                self._pending += 1
+                self.pending += 1
         self.lost += end.lost
+
+    def saw_mark(self, done: bool) -> None:
+        """The task wrote the status itself, which is taken as the end."""
+        self.done += done
+        if not done:
+            self.failed += 1
+            self.failures["marked by the task"] += 1
 
     def rate(self) -> float:
         """Rows that ended for good, a second, from the first claim to the last end."""
@@ -58,7 +65,7 @@ class Tally:
 
     def progress(self, now: float, doing: int, workers: tuple[WorkerDoing, ...]) -> Progressed:
         return Progressed(
-            pending=self._pending,
+            pending=self.pending,
             doing=doing,
             done=self.done,
             failed=self.failed,
@@ -70,7 +77,33 @@ class Tally:
             workers=workers,
         )
 
-    def summary(self, run: str, now: float, left: int, elsewhere: int, exit_code: int, error: str) -> Summary:
+    def summary(
+        self,
+        run: str,
+        now: float,
+        left: int,
+        elsewhere: int,
+        *,
+        error: BaseException | None,
+        halted: str,
+        stopped: bool,
+        drained: bool,
+    ) -> Summary:
+        """The whole run in numbers.
+
+        `halted` says why if a burst of failures ended it; `stopped`: it was stopped with work left; `drained`: it was
+        a service, whose only end is to be drained.
+        """
+        if error is not None:
+            code = getattr(error, "exit_code", 1)
+        elif halted:
+            code = 6
+        elif drained:
+            code = 0
+        elif stopped:
+            code = 3
+        else:
+            code = int(self.failed > 0)
         return Summary(
             run=run,
             done=self.done,
@@ -84,6 +117,6 @@ class Tally:
             seconds=now - self._started,
             rate=self.rate(),
             failures=dict(self.failures.most_common()),
-            exit_code=exit_code,
-            error=error,
+            exit_code=code,
+            error=halted or ("" if error is None else str(error).partition("\n")[0]),
         )

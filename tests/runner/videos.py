@@ -78,7 +78,7 @@ class Service:
         self.videos = videos
         script = (
             "import sys\n"
-            "from pooltable import *\n"
+            "from pooltable import Pace, Retry, TaskTable, run\n"
             "from tests.runner import missions as m\n"
             "if __name__ == '__main__':\n"
             f"    table = TaskTable({videos.url!r}, 'video', write=('caption',))\n"
