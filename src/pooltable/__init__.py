@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pooltable.crew import Workers as Workers
     from pooltable.errors import (
         CannotStore as CannotStore,
         DatabaseError as DatabaseError,
@@ -30,10 +31,11 @@ if TYPE_CHECKING:
         WorkerStartError as WorkerStartError,
     )
     from pooltable.events import Event as Event, Summary as Summary
+    from pooltable.pace import Pace as Pace
     from pooltable.pool.executor import PoolExecutor as PoolExecutor
     from pooltable.pool.pool import Pool as Pool
     from pooltable.rows import Row as Row
-    from pooltable.runner import Pace as Pace, Runner as Runner, Workers as Workers, run as run
+    from pooltable.runner import Runner as Runner, run as run
     from pooltable.table.states import Retry as Retry, Words as Words
     from pooltable.table.table import TaskTable as TaskTable
     from pooltable.tasks import current as current
@@ -46,8 +48,8 @@ _HOMES = {
     "Retry": "pooltable.table.states",
     "Runner": "pooltable.runner",
     "run": "pooltable.runner",
-    "Pace": "pooltable.runner",
-    "Workers": "pooltable.runner",
+    "Pace": "pooltable.pace",
+    "Workers": "pooltable.crew",
     "current": "pooltable.tasks",
     "Row": "pooltable.rows",
     "Event": "pooltable.events",

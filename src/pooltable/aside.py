@@ -7,6 +7,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from pooltable.signals import leave_to_main_thread
+
 
 class Aside:
     """One thread that calls what it is given, in order; `failed` hears of what raised."""
@@ -27,6 +29,7 @@ class Aside:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
+        leave_to_main_thread()
         while (todo := self._todo.get()) is not None:
             function, args = todo
             try:

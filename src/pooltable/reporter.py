@@ -206,9 +206,9 @@ class Reporter:
     def close(self, last: Event | None, in_a_hurry: bool) -> None:
         """Tell the rest, let callbacks and listeners come to their end, and remove the workers' output."""
         if self._reader:
-            while events := self._reader.poll():
-                for event in events:
-                    self.tell(event)
+            for event in self._reader.finish():
+                self.tell(event)
+            self._reader.close()
         if last is not None:
             self.tell(last)
         self._callers.end(0.0 if in_a_hurry else None)

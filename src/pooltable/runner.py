@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ from pooltable.events import (
     Stopping,
     Summary,
 )
+from pooltable.logs import Logs
 from pooltable.outcomes import Outcome, Raised
 from pooltable.pace import Ladder, Pace, Pulse, Room, Step
 from pooltable.patience import Patience
@@ -49,10 +51,11 @@ from pooltable.signals import StopRequests
 from pooltable.table.lease import Lease
 from pooltable.table.states import Claim, Finish, Released, Retry, judge
 from pooltable.table.table import Look, TaskTable
+from pooltable.watch import FileWatch
 
 GATHER_SECONDS = 0.02  # how long an end may wait for others to share its commit; the promise is 50 ms with the commit
 LOCKED_SECONDS = 0.2  # before a row that another transaction holds is tried again
-WATCH_SECONDS = 0.01  # between two looks at whether somebody changed the database, where a look is cheap
+WATCH_SECONDS = 0.025  # between two looks at whether somebody changed the database, where nothing tells us
 HALT_SECONDS = 60.0  # how long a service pauses when everything fails
 COUNT_SECONDS = 30.0  # between two counts of what is waiting, for the progress
 
@@ -93,7 +96,7 @@ class Runner:
         executor: Executor | None = None,
         workers: Workers | None = None,
         pace: Pace | None = None,
-        listeners: Sequence[Listener] = (),
+        listeners: Sequence[Listener] | None = None,
     ) -> None:
         tasks.check(task)
         _check(processes=processes, time_limit=time_limit, poll=poll, max_rows=max_rows)
@@ -115,7 +118,7 @@ class Runner:
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._callbacks = (callback, error_callback)
-        self._listeners = tuple(listeners)
+        self._listeners = (Logs(),) if listeners is None else tuple(listeners)
         if executor is not None:
             self._size = processes or getattr(executor, "_max_workers", None) or usable_cores()
         else:
@@ -133,6 +136,7 @@ class Runner:
         # The last claim came back short: claim again after a pause, or when somebody changed the database.
         self._dry = False
         self._wanted = 0  # workers
+        self._files: FileWatch | None = None
         self._claim_at = 0.0
         self._beat_at = 0.0
         self._rescue_at = 0.0
@@ -183,14 +187,12 @@ class Runner:
     # ---- the beginning
 
     def _check_words(self, look: Look) -> None:
-        words = self._table.words
-        ours = [word for _, word in words.items()]
-        if look.pending or all(word in ours for word in look.words):
+        if look.pending or not look.strange:
             return
         found = " and ".join("NULL" if word is None else repr(word) for word in look.words)
         raise MappingError(
-            f"{self._table.name}.{self._table.status} holds {found}; none is the pending word {words.pending!r}: "
-            "say which one is, with --pending or Words(pending=...)"
+            f"{self._table.name}.{self._table.status} holds {found}; none is the pending word "
+            f"{self._table.words.pending!r}: say which one is, with --pending or Words(pending=...)"
         )
 
     def _make_crew(self) -> Crew:
@@ -213,6 +215,9 @@ class Runner:
 
     def _begin(self, look: Look) -> None:
         now = time.monotonic()
+        if self._lease.files:
+            with suppress(OSError):
+                self._files = FileWatch(self._lease.files, self._inbox.wake)
         self._beat_at = now + self._pace.lease / 3
         self._count_at = now + COUNT_SECONDS
         self._reporter.tally.saw_pending(look.pending, now)
@@ -290,6 +295,8 @@ class Runner:
         if crew is not None:
             # What is still held here is held in vain: by a run that leaves at once, or that an error ended.
             crew.end(0.0 if self._held else self._pace.grace)
+        if self._files is not None:
+            self._files.close()
         left, elsewhere = 0, 0
         if not leaving and not isinstance(error, DatabaseError):
             try:
@@ -379,6 +386,8 @@ class Runner:
         room = self._free_room() if now >= self._claim_at else 0
         if not room and not (ends and self._ends_are_due(now)):
             return
+        if self._files is not None:
+            self._files.rest()
         answer = self._patience.ask(self._lease.exchange, [ended.finish for ended in ends], room)
         if answer is None:
             return
@@ -485,16 +494,16 @@ class Runner:
             self._crew.wait(max(0.0, seconds), answers)
 
     def _watch(self, seconds: float, answers: int) -> None:
-        """Wait as above, and look for changes of the database meanwhile where a look is cheap."""
-        end = time.monotonic() + seconds
-        while (rest := end - time.monotonic()) > 0 and not self._crew.wait(min(rest, WATCH_SECONDS), answers):
-            changed = self._patience.ask(self._lease.changed)
-            if changed:
-                self._claim_at = 0.0
-                return
-            if changed is None:
-                self._crew.wait(max(0.0, end - time.monotonic()), answers)
-                return
+        """Wait as above, and for somebody's change of the database where that can be noticed."""
+        if self._files is not None:
+            self._files.listen()
+        changed = self._patience.ask(self._lease.changed)
+        if changed:
+            self._claim_at = 0.0
+        elif changed is None or self._files is not None:
+            self._crew.wait(seconds, answers)
+        else:
+            self._crew.wait(min(seconds, WATCH_SECONDS), answers)
 
     def _count_if_due(self) -> None:
         """Count what is waiting, now and then: seldom where counting is slow."""

@@ -14,6 +14,14 @@ from types import FrameType, TracebackType
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def leave_to_main_thread() -> None:
+    """Called first in a thread of ours: signals are the main thread's.
+
+    A signal that the kernel gives to another thread is noted, but does not end what the main thread waits for.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
 class StopRequests:
     """Counts requests to stop; `wake` must be safe to call from a signal handler (it may interrupt itself).
 

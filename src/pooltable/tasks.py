@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from pooltable.cores import usable_cores
 from pooltable.errors import TaskError
 from pooltable.pool import capture, worker
 from pooltable.rows import Row
@@ -39,8 +40,9 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The attempt that runs here and now; what `current()` returns inside a task.
+    """The attempt that runs here and now; what `current()` returns inside a task and inside its initializer.
 
+    In the initializer there is no row yet: `key` is empty and `attempt` 0.
     `idempotency_key` stays equal over all attempts at one row and is new when the row is run afresh: give it to
     services that must not do the same thing twice. `worker` is the number of this worker, from 0 up; `threads` is how
     many threads it owns; `device` is the device that it was given, such as "cuda:0", or None.
@@ -65,19 +67,30 @@ _current: Current | None = None
 def current() -> Current:
     """The attempt that runs here and now.
 
-    Raises RuntimeError outside a task.
+    Raises RuntimeError outside a task and its initializer.
     """
     if _current is None:
-        raise RuntimeError("current() is known only inside a task, while it runs on a row")
+        raise RuntimeError("current() is known only inside a task, while it runs on a row, and in its initializer")
     return _current
+
+
+def _here(key: tuple[Any, ...], attempt: int, idempotency_key: str) -> Current:
+    me = worker.identity()
+    if me is None:
+        return Current(key, attempt, idempotency_key, worker=0, threads=usable_cores(), device=None)
+    return Current(key, attempt, idempotency_key, me.index, me.threads, me.device)
 
 
 def prepare_worker(spec: Spec) -> None:
     """Keep the task for the rows to come and run the user's initializer; the initializer of every worker of a run."""
-    global _spec
+    global _spec, _current
     _spec = spec
     if spec.initializer is not None:
-        spec.initializer(*spec.initargs)
+        _current = _here((), 0, "")
+        try:
+            spec.initializer(*spec.initargs)
+        finally:
+            _current = None
 
 
 def run_row(values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
@@ -91,16 +104,8 @@ def run_row(values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
 @contextmanager
 def _attempt(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Iterator[Row]:
     global _current
-    me = worker.identity()
     key = values[: spec.key_size]
-    _current = Current(
-        key,
-        attempt,
-        idempotency_key,
-        worker=me.index if me else 0,
-        threads=me.threads if me else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-        device=me.device if me else None,
-    )
+    _current = _here(key, attempt, idempotency_key)
     capture.begin(key, attempt)
     try:
         yield Row(spec.fields, values)

@@ -263,6 +263,15 @@ def test_two_jobs_on_one_table_chain_by_their_words(videos):
     assert videos.statuses() == {"DONE": 10}
 
 
+def test_the_second_stage_may_be_started_before_its_first_row_is_there(videos):
+    from pooltable import Words
+
+    videos.sql("INSERT INTO video(content, status) VALUES('a', 'NEW')")
+    table(videos, job="decode", words=Words(pending="NEW", done="DECODED")).prepare()
+    infer = table(videos, job="infer", words=Words(pending="DECODED", doing="INFERRING"))
+    assert run(missions.caption, infer, processes=1).done == 0
+
+
 # ---- values
 
 

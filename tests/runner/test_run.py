@@ -288,3 +288,11 @@ def test_a_broken_executor_ends_the_run_and_gives_its_rows_back(videos):
     with ProcessPoolExecutor(1) as executor, pytest.raises(WorkerStartError):
         run(missions.by_content, table(videos), executor=executor, retry=Retry(lost=1))
     assert "DOING" not in videos.statuses()
+
+
+def test_without_listeners_what_happens_is_logged_and_what_workers_print_is_shown(videos, capfd, caplog):
+    videos.add("print:hello from a worker")
+    run(missions.by_content, table(videos), processes=1)
+    logged = [(record.name, record.levelname) for record in caplog.records]
+    assert ("pooltable", "ERROR") in logged or ("pooltable", "WARNING") in logged
+    assert "hello from a worker" in caplog.text + capfd.readouterr().err

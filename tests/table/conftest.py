@@ -7,23 +7,35 @@ from pathlib import Path
 
 import pytest
 
-from tests.table.invariants import check_invariants
+from tests.servers import Server, mariadb_server as mariadb_server, postgresql_server as postgresql_server
+from tests.table.invariants import check_finished_once, check_invariants
 from tests.table.places import Place, sqlite_place
 
-KINDS = ("sqlite",)
+KINDS = ("sqlite", "postgresql", "mariadb")
 
 
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty database; what a test leaves in its tables is checked at the end."""
-    place = sqlite_place(tmp_path)
+    if request.param == "sqlite":
+        place = sqlite_place(tmp_path)
+    else:
+        server: Server = request.getfixturevalue(f"{request.param}_server")
+        server.make_empty()
+        place = Place(server.kind, server.url)
     yield place
-    place.close()
-    unchecked = request.node.get_closest_marker("invariants_broken")
-    failed = getattr(request.node, "failed", False)
-    if unchecked is None and not failed:
-        for table in {id(t.mapping): t for t in place.tables if t._mapping is not None}.values():
-            check_invariants(table)
+    try:
+        check_place(place)
+    finally:
+        place.close()
+
+
+def check_place(place: Place) -> None:
+    """The invariants over each table that the test worked with, and over what it was told."""
+    check_finished_once(place.fates)
+    for table in place.tables:
+        if table._mapping is not None and place.foreign_doing is not None:
+            check_invariants(table, claims=place.claims if len(place.tables) == 1 else None, foreign_doing=place.foreign_doing)
 
 
 @pytest.fixture

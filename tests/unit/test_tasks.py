@@ -114,6 +114,13 @@ def test_current_is_known_only_inside_a_task():
         current()
 
 
+def test_an_initializer_knows_its_worker_and_no_row():
+    seen = []
+    tasks.prepare_worker(tasks.Spec(print, ("id",), 1, lambda: seen.append(current())))
+    assert (seen[0].key, seen[0].attempt, seen[0].worker) == ((), 0, 0)
+    assert seen[0].threads >= 1
+
+
 def test_a_task_knows_its_row_and_attempt():
     seen = []
     tasks.prepare_worker(tasks.Spec(lambda row: seen.append((row, current())), ("id", "content"), 1))

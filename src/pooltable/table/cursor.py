@@ -8,8 +8,9 @@ from typing import Any
 from pooltable.table.database import Connection
 from pooltable.table.statements import Picked, Statements
 
-# One look from the start may take a twentieth of the time, however slow it is.
+# One look from the start may take a twentieth of the time, if it is slow.
 REST = 20
+QUICK = 0.005
 
 
 class Cursor:
@@ -23,7 +24,7 @@ class Cursor:
         self._poll = poll
         self._position: tuple[Any, ...] | None = None
         self._rewound_at = 0.0
-        self._cost = 0.0
+        self._rest = 0.0
 
     def rewind(self) -> None:
         self._position = None
@@ -33,11 +34,11 @@ class Cursor:
         if not s.behind:
             return s.waiting(c, room, None)
         rested = time.monotonic() - self._rewound_at
-        if self._position is None or rested >= max(self._poll, self._cost * REST):
+        if self._position is None or rested >= max(self._poll, self._rest):
             found = self._from_start(c, s, room)
         else:
             found = s.waiting(c, room, self._position)
-            if len(found) < room and rested >= self._cost * REST:
+            if len(found) < room and rested >= self._rest:
                 known = {row.key for row in found}
                 found += [row for row in self._from_start(c, s, room) if row.key not in known][: room - len(found)]
         if len(found) < room:
@@ -51,5 +52,6 @@ class Cursor:
         began = time.monotonic()
         found = s.waiting(c, room, None)
         self._rewound_at = time.monotonic()
-        self._cost = self._rewound_at - began
+        cost = self._rewound_at - began
+        self._rest = 0.0 if cost < QUICK else cost * REST
         return found

@@ -93,7 +93,7 @@ class Dialect:
     # ---- facts
 
     def name_of(self, url: sa.URL) -> str:
-        return url.render_as_string(hide_password=True)
+        return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
     def refuse_missing(self, url: sa.URL) -> None:
         """Raises where connecting would make the database that it does not find."""
@@ -134,6 +134,24 @@ class Dialect:
     def check_server(self, connection: sa.Connection) -> None:
         """Raises where the server is too old, or takes no writes."""
 
+    def home(self, connection: sa.Connection, schema: str | None, name: str) -> str | None:
+        """The schema that holds the table, so that its name means the same over every later connection."""
+        return schema
+
+    def reflected(self, name: str) -> str:
+        """A column's name as it is, from what SQLAlchemy's reflection makes of it."""
+        return name
+
+    def unique_keys(self, connection: sa.Connection, schema: str | None, name: str) -> list[tuple[str, ...]]:
+        """The columns of the table's unique constraints and whole unique indexes."""
+        inspector = sa.inspect(connection)
+        found = [tuple(map(str, one["column_names"])) for one in inspector.get_unique_constraints(name, schema=schema)]
+        for index in inspector.get_indexes(name, schema=schema):
+            partial = any(k.endswith("_where") and v is not None for k, v in index.get("dialect_options", {}).items())
+            if index["unique"] and not partial and None not in index["column_names"]:
+                found.append(tuple(map(str, index["column_names"])))
+        return found
+
     def completed(self, connection: sa.Connection, mapping: Mapping) -> Mapping:
         """The mapping with what only this database knows of it."""
         return mapping
@@ -158,6 +176,10 @@ class Dialect:
 
     def statements(self, mapping: Mapping, job: str) -> Statements:
         raise NotImplementedError
+
+    def files(self) -> tuple[str, ...]:
+        """The files that every commit writes to one of; none where the database is a server."""
+        return ()
 
     def unsafe_file_system(self, url: sa.URL) -> str | None:
         """The file system under the database, where it cannot be trusted with locks."""

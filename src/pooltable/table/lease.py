@@ -142,6 +142,11 @@ class Lease:
         self._rescuer.beaten(opening, now - self._beaten_at)
         self._beaten_at = now
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that every commit writes to one of; none where the database is a server."""
+        return self._statements.dialect.files()
+
     def changed(self) -> bool | None:
         """Whether somebody else has committed since this was last asked; None where the database cannot tell cheaply."""
         version = self._session.read(self._statements.dialect.version)
@@ -241,7 +246,7 @@ class Lease:
             room -= len(claims)
         if opening.paused or room <= 0:
             return claims
-        picked = s.due(c, room, opening.now)
+        picked = s.due(c, room, opening.now) if opening.due else []
         if len(picked) < room:
             picked += self._cursor.next(c, s, room - len(picked))
         if not picked:
@@ -251,8 +256,7 @@ class Lease:
         if self._unsure is None:
             self._unsure = first
         try:
-            new = s.open(c, self.id, picked, first, opening.now)
-            changed = s.mark_doing(c, [claim.key for claim in new])
+            new, changed = s.take(c, self.id, picked, first, opening.now)
         except s.dialect.errors as error:
             if s.dialect.trouble(error, c.raw) is Trouble.REFUSED:
                 raise DatabaseError(self._refusal(f"refuses it: {' '.join(str(error).split())}")) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +19,14 @@ INDEX_FROM = 10_000  # rows from which on a claim without its index is slow enou
 class Look:
     """What stands in the table.
 
-    `words` maps each value found in the status column to its number of rows, or to None in a table too large to count.
+    `words` maps each value found in the status column to its number of rows, or to None in a table too large to count;
+    `strange` are those that are no word of this job, nor of another one on this column.
     `foreign_doing` are DOING rows that no runner holds. `index_sql` makes the index that claims lack, None where they have
     it or the table is small. `unsafe_file_system` names a file system that cannot be trusted with a SQLite file.
     """
 
     words: dict[Any, int | None]
+    strange: tuple[Any, ...]
     pending: int
     foreign_doing: int
     index_sql: str | None
@@ -43,6 +46,7 @@ class Looker:
         words, size = self._words(c)
         return Look(
             words=words,
+            strange=self._strange(c, words),
             pending=self._count(c, s.is_word[Status.PENDING] + s.scope),
             foreign_doing=self._foreign(c),
             index_sql=self.index_sql(c) if size > INDEX_FROM else None,
@@ -54,19 +58,29 @@ class Looker:
         status = s.mapping.status
         within = f" WHERE (\n{s.mapping.where}\n)" if s.mapping.where else ""
         some = f"SELECT {status.sql} AS word FROM {s.t}{within} LIMIT {COUNTED}"
-        found = c.all(f"SELECT word, count(*) FROM ({some}) AS some GROUP BY word")
+        found = c.all(f"SELECT word, count(*) FROM ({some}) AS pt_some GROUP BY word")
         size = sum(count for _, count in found)
         exact = size < COUNTED
         return {_shown(word): count if exact else None for word, count in found}, size
 
+    def _strange(self, c: Connection, words: dict[Any, int | None]) -> tuple[Any, ...]:
+        s = self._s
+        known = [word for _, word in s.mapping.words.items()]
+        if self._entries:
+            q, mark = s.dialect.quote, s.mark
+            sql = f"SELECT words FROM {s.names.jobs} WHERE {q('table')} = {mark} AND {q('status')} = {mark}"
+            for (others,) in c.all(sql, (s.mapping.name, s.mapping.status.name)):
+                known += json.loads(others)
+        return tuple(word for word in words if word not in known)
+
     def _count(self, c: Connection, condition: str) -> int:
         s = self._s
         some = f"SELECT 1 AS one FROM {s.t} WHERE {condition} LIMIT {COUNTED}"
-        return int(c.all(f"SELECT count(*) FROM ({some}) AS some")[0][0])
+        return int(c.all(f"SELECT count(*) FROM ({some}) AS pt_some")[0][0])
 
     def _foreign(self, c: Connection) -> int:
         s = self._s
-        held = f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS e WHERE {s.same} AND e.ended IS NULL)" if self._entries else ""
+        held = f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended IS NULL)" if self._entries else ""
         return self._count(c, s.is_word[Status.DOING] + held + s.scope)
 
     def index_sql(self, c: Connection) -> str | None:

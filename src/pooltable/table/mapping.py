@@ -93,7 +93,7 @@ def reflect(connection: sa.Connection, request: Request, dialect: Dialect, datab
     inspector = sa.inspect(connection)
     declared = _declared(request.table)
     schema, name = _find(inspector, request.table, declared, database)
-    table = _Table(inspector, dialect, schema, name, declared)
+    table = _Table(inspector, dialect, dialect.home(connection, schema, name), name, declared)
     key = _key(table, request.key)
     status = table.column(request.status, "status")
     write = _listed(table, request.write, "write")
@@ -190,7 +190,7 @@ class _Table:
         self.columns: dict[str, Column] = {}
         self.computed: set[str] = set()
         for found in inspector.get_columns(name, schema=schema):
-            column_name = str(found["name"])
+            column_name = dialect.reflected(str(found["name"]))
             if found.get("computed"):
                 self.computed.add(column_name)
             kind = found["type"]
@@ -198,7 +198,7 @@ class _Table:
             if declared is not None and column_name in declared.c:
                 kind = declared.c[column_name].type
                 implementation = kind.dialect_impl(dialect.sqlalchemy)
-                read = implementation.result_processor(dialect.sqlalchemy, None)
+                read = implementation.result_processor(dialect.sqlalchemy, _type_code(kind))
                 bind = implementation.bind_processor(dialect.sqlalchemy)
             self.columns[column_name] = Column(
                 name=column_name,
@@ -210,7 +210,9 @@ class _Table:
                 bind=bind,
             )
         constraint = inspector.get_pk_constraint(name, schema=schema)
-        self.primary = tuple(str(column) for column in (constraint.get("constrained_columns") or ()))
+        # Those of few columns first.
+        self.unique = sorted(dict.fromkeys(dialect.unique_keys(inspector.bind, schema, name)), key=len)  # type: ignore[arg-type]
+        self.primary = tuple(dialect.reflected(str(column)) for column in (constraint.get("constrained_columns") or ()))
 
     def __str__(self) -> str:
         return f"table {self.name!r}"
@@ -226,18 +228,10 @@ class _Table:
             f"{self} has no column {name!r} for {role}; {_there_is(str(name), self.columns, 'it has none')}{remedy}"
         )
 
-    def unique(self) -> list[tuple[str, ...]]:
-        """The columns of its unique constraints and whole unique indexes, shortest first."""
-        found: list[tuple[str, ...]] = []
-        for constraint in self.inspector.get_unique_constraints(self.name, schema=self.schema):
-            found.append(tuple(str(column) for column in constraint["column_names"]))
-        for index in self.inspector.get_indexes(self.name, schema=self.schema):
-            options = index.get("dialect_options", {})
-            whole = not any(name.endswith("_where") and condition is not None for name, condition in options.items())
-            names = index["column_names"]
-            if index["unique"] and whole and names and all(name in self.columns for name in names):
-                found.append(tuple(str(column) for column in names))
-        return sorted(dict.fromkeys(found), key=len)
+
+def _type_code(kind: Any) -> int:
+    """The code under which psycopg gives numbers: SQLAlchemy's types for numbers ask for it, the others do not."""
+    return 701 if isinstance(kind, sqltypes.Float) else 1700
 
 
 # ---- the key
@@ -247,7 +241,7 @@ _NO_KEY = (sqltypes.JSON, sqltypes.ARRAY, sqltypes.Interval)
 
 
 def _key(table: _Table, asked: str | Sequence[str] | None) -> tuple[Column, ...]:
-    unique = table.unique()
+    unique = table.unique
     if asked is not None:
         names = (asked,) if isinstance(asked, str) else tuple(asked)
         key = tuple(table.column(name, "key") for name in names)

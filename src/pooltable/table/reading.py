@@ -86,20 +86,20 @@ class Reader:
         within = f" WHERE (\n{s.mapping.where}\n)" if s.mapping.where else ""
         self._sql_counts = f"SELECT {self._state}, count(*) FROM {s.t}{within} GROUP BY 1"
         pending = f"SELECT 1 AS one FROM {s.t} WHERE {s.is_word[Status.PENDING]}{s.has_key}{s.scope} LIMIT {COUNTED}"
-        self._sql_pending = f"SELECT count(*) FROM ({pending}) AS some"
+        self._sql_pending = f"SELECT count(*) FROM ({pending}) AS pt_some"
         its_row = f"EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND {s.is_word[Status.PENDING]}{s.scope})"
         self._sql_next_due = (
-            f"SELECT {e('e.not_before')} - {e(d.now)} FROM {s.e} AS e WHERE e.not_before IS NOT NULL AND {its_row}"
-            " ORDER BY e.not_before LIMIT 1"
+            f"SELECT {e('pt_e.not_before')} - {e(d.now)} FROM {s.e} AS pt_e WHERE pt_e.not_before IS NOT NULL AND {its_row}"
+            " ORDER BY pt_e.not_before LIMIT 1"
         )
-        self._sql_waiting = f"SELECT count(*) FROM {s.e} AS e WHERE e.not_before > {d.now} AND {its_row}"
+        self._sql_waiting = f"SELECT count(*) FROM {s.e} AS pt_e WHERE pt_e.not_before > {d.now} AND {its_row}"
         self._sql_paused = f"SELECT paused_at FROM {s.names.jobs} WHERE job = {s.mark}"
         self._sql_holders = f"SELECT runner_id, count(*) FROM {s.e} WHERE ended IS NULL GROUP BY runner_id"
-        times = [e(f"e.{name}") for name in ("not_before", "claimed_at", "finished_at")]
+        times = [e(f"pt_e.{name}") for name in ("not_before", "claimed_at", "finished_at")]
         self._sql_entries = (
-            f"SELECT {s.e_keys}, (SELECT {self._state} FROM {s.t} WHERE {s.same}), e.runner_id, e.claim_no, e.attempt, e.ended,"
-            f" e.fails, e.lost, e.rescued, {', '.join(times)}, e.seconds, e.worker, e.error_kind, e.error, e.log, e.round"
-            f" FROM {s.e} AS e"
+            f"SELECT {s.e_keys}, (SELECT {self._state} FROM {s.t} WHERE {s.same}), pt_e.runner_id, pt_e.claim_no, pt_e.attempt, pt_e.ended,"
+            f" pt_e.fails, pt_e.lost, pt_e.rescued, {', '.join(times)}, pt_e.seconds, pt_e.worker, pt_e.error_kind, pt_e.error, pt_e.log, pt_e.round"
+            f" FROM {s.e} AS pt_e"
         )
 
     # ---- rows
@@ -164,12 +164,12 @@ class Reader:
         """Entries of rows that are FAILED now, or stuck, the newest first."""
         s = self._s
         values: list[Any] = []
-        where = f"e.ended IN ('failed', 'stuck') AND EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND ({s.is_word[Status.FAILED]} OR {s.is_word[Status.DOING]}))"
+        where = f"pt_e.ended IN ('failed', 'stuck') AND EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND ({s.is_word[Status.FAILED]} OR {s.is_word[Status.DOING]}))"
         if kind is not None:
-            where, values = f"{where} AND e.error_kind = {s.mark}", [*values, kind]
+            where, values = f"{where} AND pt_e.error_kind = {s.mark}", [*values, kind]
         if run is not None:
-            where, values = f"{where} AND e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
-        sql = f"{self._sql_entries} WHERE {where} ORDER BY e.finished_at DESC LIMIT {int(limit)}"
+            where, values = f"{where} AND pt_e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
+        sql = f"{self._sql_entries} WHERE {where} ORDER BY pt_e.finished_at DESC LIMIT {int(limit)}"
         return [self._entry(row) for row in c.all(sql, values)]
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:

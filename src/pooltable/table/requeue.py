@@ -31,19 +31,19 @@ def _failed_keys(c: Connection, s: Statements, failed: bool, kind: str | None, r
     is_failed = s.is_word[Status.FAILED]
     if kind is None and run is None:
         return c.all(f"SELECT {s.keys} FROM {s.t} WHERE {is_failed}{s.has_key}{s.scope}") if failed else []
-    where = "e.ended IN ('failed', 'stuck')"
+    where = "pt_e.ended IN ('failed', 'stuck')"
     values: list[Any] = []
     if kind is not None:
-        where, values = f"{where} AND e.error_kind = {s.mark}", [*values, kind]
+        where, values = f"{where} AND pt_e.error_kind = {s.mark}", [*values, kind]
     if run is not None:
-        where, values = f"{where} AND e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
+        where, values = f"{where} AND pt_e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
     row = f"EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND ({is_failed} OR {s.is_word[Status.DOING]}){s.scope})"
-    return c.all(f"SELECT {s.e_keys} FROM {s.e} AS e WHERE {where} AND {row}", values)
+    return c.all(f"SELECT {s.e_keys} FROM {s.e} AS pt_e WHERE {where} AND {row}", values)
 
 
 def _requeue_some(c: Connection, s: Statements, keys: Sequence[Key]) -> int:
     finished = f"({s.is_word[Status.DONE]} OR {s.is_word[Status.FAILED]})"
-    stuck = f"({s.is_word[Status.DOING]} AND EXISTS (SELECT 1 FROM {s.e} AS e WHERE {s.same} AND e.ended = 'stuck'))"
+    stuck = f"({s.is_word[Status.DOING]} AND EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended = 'stuck'))"
     pending = f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.row_is} AND ({finished} OR {stuck})"
     due_now = f"UPDATE {s.e} SET not_before = NULL WHERE {s.entry_is} AND not_before IS NOT NULL"
     # In the order of the keys, as every other writer does it, so that two of them never wait for each other crosswise.
@@ -78,7 +78,7 @@ def release_foreign(session: Session, s: Statements) -> int:
     """Makes DOING rows PENDING that have no open entry: somebody else started them, or left them so."""
 
     def work(c: Connection) -> int:
-        open_entry = f"EXISTS (SELECT 1 FROM {s.e} AS e WHERE {s.same} AND e.ended IS NULL)"
+        open_entry = f"EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended IS NULL)"
         sql = f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.is_word[Status.DOING]} AND NOT {open_entry}{s.scope}"
         return c.run(sql)
 

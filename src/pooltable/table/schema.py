@@ -80,7 +80,8 @@ def create_tables(mapping: Mapping, job: str, dialect: Dialect, key_types: Seque
     """The statements that make the side tables, each of which does nothing where its table is there."""
     names, quote, t = names_for(mapping, job, dialect), dialect.quote, dialect.types
     keys = [f"{name} {kind} NOT NULL" for name, kind in zip(names.key, key_types, strict=True)]
-    statements = [
+    inner = "".join(f",\n    KEY {quote(name)} ({columns})" for name, columns in _inner_indexes(names, dialect))
+    return [
         f"""CREATE TABLE IF NOT EXISTS {names.jobs} (
     {quote("job")} {t["name"]} NOT NULL PRIMARY KEY,
     {quote("schema")} {t["name"]},
@@ -124,27 +125,29 @@ def create_tables(mapping: Mapping, job: str, dialect: Dialect, key_types: Seque
     error_kind {t["name"]},
     error {t["text"]},
     log {t["text"]},
-    PRIMARY KEY ({", ".join(names.key)})
+    PRIMARY KEY ({", ".join(names.key)}){inner}
 ){dialect.entry_options(mapping)}""",
     ]
-    return statements
+
+
+def _inner_indexes(names: Names, dialect: Dialect) -> list[tuple[str, str]]:
+    """The indexes over the entries, where they are made with their table because they cannot be made "if not exists"."""
+    if dialect.partial_indexes:
+        return []
+    return [(names.open_index, "ended, runner_id, claim_no"), (names.due_index, "not_before")]
 
 
 def create_indexes(mapping: Mapping, job: str, dialect: Dialect) -> list[str]:
     """The indexes over the entries: the open ones of a runner, those under back-off by when they are due, the failed ones by time."""
     names = names_for(mapping, job, dialect)
-    entries = names.entries
-    if dialect.partial_indexes:
-        wanted = [
-            (names.open_index, "runner_id, claim_no", "ended IS NULL"),
-            (names.due_index, "not_before", "not_before IS NOT NULL"),
-            (names.failed_index, "finished_at", "ended IN ('failed', 'stuck')"),
-        ]
-    else:
-        wanted = [(names.open_index, "ended, runner_id, claim_no", ""), (names.due_index, "not_before", "")]
-    return [
-        dialect.create_index(name, mapping.schema, entries, columns, condition) for name, columns, condition in wanted
+    if not dialect.partial_indexes:
+        return []
+    wanted = [
+        (names.open_index, "runner_id, claim_no", "ended IS NULL"),
+        (names.due_index, "not_before", "not_before IS NOT NULL"),
+        (names.failed_index, "finished_at", "ended IN ('failed', 'stuck')"),
     ]
+    return [dialect.create_index(name, mapping.schema, names.entries, columns, condition) for name, columns, condition in wanted]
 
 
 def claim_index(mapping: Mapping, job: str, dialect: Dialect) -> str:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 
 from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError
-from pooltable.events import Key
 from pooltable.table.database import Connection, Refused
 from pooltable.table.dialects import Dialect, Trouble
 from pooltable.table.mapping import Mapping
@@ -128,6 +127,16 @@ class SQLite(Dialect):
         row = connection.first("PRAGMA data_version")
         return None if row is None else int(row[0])
 
+    def unique_keys(self, connection: sa.Connection, schema: str | None, name: str) -> list[tuple[str, ...]]:
+        # SQLAlchemy reads inline constraints from the table's text, and misses some.
+        prefix = f"{self.quote(schema)}." if schema else ""
+        found = []
+        for index in connection.exec_driver_sql(f"PRAGMA {prefix}index_list({self.quote(name)})").all():
+            columns = connection.exec_driver_sql(f"PRAGMA {prefix}index_info({self.quote(index[1])})").all()
+            if index[2] and not index[4] and all(column[2] is not None for column in columns):
+                found.append(tuple(str(column[2]) for column in columns))
+        return found
+
     def key_types(self, connection: Connection, mapping: Mapping) -> list[str]:
         if mapping.integer_key:
             return ["INTEGER"]
@@ -160,7 +169,7 @@ class SQLite(Dialect):
 
     def converter(self, mapping: Mapping) -> Converter:
         # It would keep NaN as NULL, without a word.
-        return Converter(mapping, nan=False, dates_as_text=True)
+        return Converter(mapping, nan=False, infinity=True, dates_as_text=True)
 
     def has_table(self, connection: Connection, schema: str | None, name: str) -> bool:
         prefix = f"{self.quote(schema)}." if schema else ""
@@ -184,6 +193,9 @@ class SQLite(Dialect):
 
     def statements(self, mapping: Mapping, job: str) -> Statements:
         return SQLiteStatements(mapping, job, self)
+
+    def files(self) -> tuple[str, ...]:
+        return self.path, f"{self.path}-wal"
 
     def unsafe_file_system(self, url: sa.URL) -> str | None:
         kind = _file_system(self.path)
@@ -244,13 +256,13 @@ class SQLiteStatements(Statements):
         pending, doing = self.is_word[Status.PENDING], self.set_word[Status.DOING]
         self.sql_opening = (
             f"SELECT {self.dialect.now}, (SELECT paused_at FROM {n.jobs} WHERE job = ?),"
-            f" (SELECT expires_at FROM {n.runners} WHERE id = ?)"
+            f" (SELECT expires_at FROM {n.runners} WHERE id = ?), (SELECT min(not_before) FROM {self.e} WHERE not_before IS NOT NULL)"
         )
         known = "runner_id, claim_no, attempt, fails, lost, rescued, round, ended"
         self.sql_due = (
-            f"SELECT {self.e_keys}, {', '.join('e.' + name for name in known.split(', '))} FROM {self.e} AS e WHERE e.not_before <= ?"
+            f"SELECT {self.e_keys}, {', '.join('pt_e.' + name for name in known.split(', '))} FROM {self.e} AS pt_e WHERE pt_e.not_before <= ?"
             f" AND EXISTS (SELECT 1 FROM {self.t} WHERE {self.same} AND {pending}{self.scope})"
-            " ORDER BY e.not_before LIMIT ?"
+            " ORDER BY pt_e.not_before LIMIT ?"
         )
         # The entries' columns are renamed, so that no name in the user's own conditions can mean one of them.
         renamed = ", ".join(
@@ -285,8 +297,9 @@ class SQLiteStatements(Statements):
         )
 
     def opening(self, c: Connection, runner: str) -> Opening:
-        now, paused, expires = c.all(self.sql_opening, (self.job, runner))[0]
-        return Opening(now, paused is not None, None if expires is None else expires - now)
+        now, paused, expires, first_due = c.all(self.sql_opening, (self.job, runner))[0]
+        left = None if expires is None else expires - now
+        return Opening(now, paused is not None, left, first_due is not None and first_due <= now)
 
     def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
         w = self.width
@@ -300,7 +313,9 @@ class SQLiteStatements(Statements):
             rows = c.all(self.sql_waiting_after, (*self.behind_values(after), count))
         return [Picked(row[:w], row[to:], row[w:to]) for row in rows]
 
-    def open(self, c: Connection, runner: str, picked: Sequence[Picked], first: int, now: Any) -> list[Claim]:
+    def take(
+        self, c: Connection, runner: str, picked: Sequence[Picked], first: int, now: Any
+    ) -> tuple[list[Claim], int]:
         claims, rows = [], []
         for number, (key, _, (known, _, attempt, fails, lost, rescued, round_, ended)) in enumerate(picked, first):
             if known is None:
@@ -311,10 +326,7 @@ class SQLiteStatements(Statements):
             claims.append(Claim(key, number, attempt + 1, fails, lost, rescued, round_))
             rows.append((*key, runner, number, attempt + 1, round_, fails, lost, rescued, now))
         c.many(self.sql_open, rows)
-        return claims
-
-    def mark_doing(self, c: Connection, keys: Sequence[Key]) -> int:
-        return c.many(self.sql_doing, keys)
+        return claims, c.many(self.sql_doing, [row.key for row in picked])
 
     def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:
         try:

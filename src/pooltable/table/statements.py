@@ -50,6 +50,7 @@ class Opening(NamedTuple):
     now: Any  # what the statements of this transaction take as the time
     paused: bool
     left: float | None  # seconds until the lease runs out, negative after that; None: its row is gone
+    due: bool  # whether a back-off is over
 
 
 class Statements:
@@ -76,11 +77,11 @@ class Statements:
             f"{name} = {self.value(column)}" for name, column in zip(self.names.key, mapping.key, strict=True)
         )
         self.e_is = " AND ".join(
-            f"e.{name} = {self.value(column)}" for name, column in zip(self.names.key, mapping.key, strict=True)
+            f"pt_e.{name} = {self.value(column)}" for name, column in zip(self.names.key, mapping.key, strict=True)
         )
-        self.e_keys = ", ".join(f"e.{name}" for name in self.names.key)
+        self.e_keys = ", ".join(f"pt_e.{name}" for name in self.names.key)
         self.same = " AND ".join(
-            f"{column.sql} = e.{name}" for name, column in zip(self.names.key, mapping.key, strict=True)
+            f"{column.sql} = pt_e.{name}" for name, column in zip(self.names.key, mapping.key, strict=True)
         )
         # A primary key of SQLite may hold NULLs, and such a row cannot be named in any later statement.
         self.has_key = "".join(f" AND {column.sql} IS NOT NULL" for column in mapping.key if column.nullable)
@@ -192,12 +193,13 @@ class Statements:
         """Pending rows in order, behind the position `after`, without those that are under back-off."""
         raise NotImplementedError
 
-    def open(self, c: Connection, runner: str, picked: Sequence[Picked], first: int, now: Any) -> list[Claim]:
-        """Opens the entries of picked rows under claim numbers from `first` up."""
-        raise NotImplementedError
+    def take(
+        self, c: Connection, runner: str, picked: Sequence[Picked], first: int, now: Any
+    ) -> tuple[list[Claim], int]:
+        """Opens the entries of picked rows under claim numbers from `first` up, and sets the DOING word in their rows.
 
-    def mark_doing(self, c: Connection, keys: Sequence[Key]) -> int:
-        """Sets the DOING word in rows that hold the PENDING one; how many really changed."""
+        Returns the claims, and how many rows really changed.
+        """
         raise NotImplementedError
 
     def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:

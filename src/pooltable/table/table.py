@@ -361,14 +361,16 @@ class TaskTable:
         return "".join(f"{s.dialect.plain(statement)};\n" for statement in statements)
 
     def create_index(self) -> str:
-        """Makes the index that claims need, over the user's table; its SQL."""
+        """Makes the index that claims need over the user's table, where it is missing; its SQL."""
         s = self._known
+        missing = Looker(s, self._database, self._entries).index_sql
         sql = schema.claim_index(s.mapping, s.job, s.dialect)
-        session = self._database.session()
-        try:
-            session.read(lambda c: c.run(sql))
-        finally:
-            session.close()
+
+        def make(c: Connection) -> None:
+            if missing(c) is not None:
+                c.run(sql)
+
+        self._reading(make)
         return s.dialect.plain(sql)
 
     # ---- running

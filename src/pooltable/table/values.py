@@ -27,12 +27,13 @@ _LARGEST = 2**63
 
 
 class Converter:
-    """Turns what tasks return into columns and values. `exotic` are what only some databases can hold: NaN in a number."""
+    """Turns what tasks return into columns and values. `nan` and `infinity`: whether this database holds them."""
 
-    def __init__(self, mapping: Mapping, *, nan: bool, dates_as_text: bool) -> None:
+    def __init__(self, mapping: Mapping, *, nan: bool, infinity: bool, dates_as_text: bool) -> None:
         self._write = {column.name: column for column in mapping.write}
         self._result = mapping.result
         self._nan = nan
+        self._infinity = infinity
         self._dates_as_text = dates_as_text
 
     @property
@@ -82,6 +83,13 @@ class Converter:
                 return int(value)
             except ValueError:
                 raise MappingError(f"key column {column.name!r} is a whole number, not {value!r}") from None
+        if isinstance(value, str):
+            for kind, parse in ((sqltypes.Uuid, UUID), (sqltypes.DateTime, datetime.fromisoformat), (sqltypes.Date, date.fromisoformat)):
+                if isinstance(column.type, kind):
+                    try:
+                        value = parse(value)
+                    except ValueError:
+                        raise MappingError(f"key column {column.name!r} is {column.type}, and {value!r} is none") from None
         if column.bind is not None and not isinstance(value, str):
             return column.bind(value)
         return self._for_driver(value)
@@ -94,8 +102,9 @@ class Converter:
                 raise CannotStore(f"column {column.name!r} may not be NULL, and the task returned None for it")
             return None
         checked = _check_for(column.type)(column, value)
-        if isinstance(checked, float) and math.isnan(checked) and not self._nan:
-            raise CannotStore(f"column {column.name!r} cannot hold NaN here; return None for what is not known")
+        if isinstance(checked, float) and not math.isfinite(checked):
+            if not (self._nan if math.isnan(checked) else self._infinity):
+                raise CannotStore(f"column {column.name!r} cannot hold {checked} here; return None for what is not known")
         if column.bind is not None and checked is value:
             return column.bind(value)
         return self._for_driver(checked)

@@ -1,0 +1,84 @@
+"""The commands of `pooltable`, in the order in which one meets them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from pooltable import __version__
+from pooltable.cli import add, change, demo, init, look, run, settings
+
+HELP = """\
+Runs a Python function over the rows of a database table with a pool of worker processes.
+
+Set up once, in the folder of your code:
+
+\b
+    pooltable init --db sqlite:///videos.db --table video --write caption
+
+Then run a function on every row that waits, and see what happened:
+
+\b
+    pooltable run app:mission
+    pooltable status
+    pooltable failures
+    pooltable retry --failed
+
+Every option can also stand in pooltable.toml, in the part tool.pooltable of pyproject.toml, or in the environment:
+--max-rows is max_rows there and POOLTABLE_MAX_ROWS here. `pooltable config` shows what is in force.
+"""
+
+app = typer.Typer(
+    name="pooltable",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+for command in (
+    demo.demo,
+    init.init,
+    add.add,
+    run.run,
+    run.try_,
+    look.status,
+    look.failures,
+    look.show,
+    look.logs,
+    change.retry,
+    change.pause,
+    change.resume,
+    change.release,
+    settings.config,
+):
+    app.command(name=command.__name__.rstrip("_"))(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_version),
+    ] = False,
+) -> None:
+    """Options before any command; what they do is done by their callbacks."""
+
+
+def invoke(arguments: list[str] | None = None) -> int:
+    """Runs one command line; its exit code. Raises what the command raises."""
+    group: Any = typer.main.get_command(app)
+    code = group.main(
+        args=sys.argv[1:] if arguments is None else arguments, prog_name="pooltable", standalone_mode=False
+    )
+    return code if isinstance(code, int) else 0

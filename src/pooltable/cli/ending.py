@@ -1,0 +1,111 @@
+"""How a command ends: a result on stdout, or one line on stderr that names the thing and the remedy; an exit code.
+
+0 all well    1 some rows FAILED    2 usage    3 stopped with work left    4 the database    5 no worker    6 halted
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from pooltable.errors import PooltableError
+
+# What a shell sees of a program that SIGPIPE or SIGINT ended.
+NOBODY_READS = 128 + signal.SIGPIPE
+INTERRUPTED = 128 + signal.SIGINT
+
+# Passwords of databases that were read from the settings: no message may show one, whoever words it.
+secrets: set[str] = set()
+
+
+def end(command: Callable[[], int]) -> NoReturn:
+    """Runs the command and ends the process with its exit code, also when nobody reads stdout or stderr any more."""
+    code = _outcome(command)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or NOBODY_READS
+    _forget_broken_pipes()
+    sys.exit(code)
+
+
+def _outcome(command: Callable[[], int]) -> int:
+    import typer
+
+    # The class itself is not part of Typer's public names.
+    usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    try:
+        return command()
+    except PooltableError as error:
+        complain(one_line(str(error)))
+        return error.exit_code
+    except usage as error:
+        complain(_usage(error))
+        return 2
+    except typer.Abort:
+        complain("nothing was done")
+        return INTERRUPTED
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return NOBODY_READS
+
+
+def complain(text: str) -> None:
+    """One line on stderr."""
+    # Without a stderr, print() would write to stdout.
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(f"pooltable: {without_secrets(text)}", file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """The first line that says something."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "failed")
+
+
+def without_secrets(text: str) -> str:
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _usage(error: Any) -> str:
+    """A mistake on the command line, in one line with the nearest name and where to read on."""
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "pooltable"
+    near = getattr(error, "possibilities", None) or []
+    text = one_line(error.format_message()).rstrip(".")
+    option = getattr(error, "option_name", None)
+    if option and near:
+        return f"there is no option {option}; did you mean {near[0]}?"
+    if option:
+        return f"there is no option {option}; see {path} --help"
+    if "No such command" in text:
+        return _command(text, context, path)
+    return f"{text[:1].lower()}{text[1:]}; see {path} --help"
+
+
+def _command(text: str, context: Any, path: str) -> str:
+    from difflib import get_close_matches
+
+    name = text.split("'")[1] if text.count("'") >= 2 else ""
+    near = get_close_matches(name, getattr(context.command, "commands", {}) if context else {}, n=1, cutoff=0.4)
+    return f"there is no command {name!r}; " + (f"did you mean {near[0]}?" if near else f"see {path} --help")
+
+
+def _forget_broken_pipes() -> None:
+    """Keeps the interpreter's own last flush from complaining about a pipe that nobody reads."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

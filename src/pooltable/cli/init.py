@@ -1,0 +1,222 @@
+"""`pooltable init`: looks at the table, makes the side tables, and writes the settings down."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pooltable.cli.options import TABLE, merged, takes
+from pooltable.cli.show import say
+from pooltable.cli.table import open_table
+from pooltable.config import INDIRECT, OWN_FILE, Settings, hide_password, password_of, to_toml
+from pooltable.errors import SettingError
+
+if TYPE_CHECKING:
+    from pooltable.table.table import TaskTable
+
+VARIABLE = "DATABASE_URL"
+STATES = ("pending", "doing", "done", "failed")
+
+
+@takes(*TABLE)
+def init(
+    settings: Settings,
+    print_sql: Annotated[bool, typer.Option("--print", help="Only print the SQL that it would run.")] = False,
+    index: Annotated[
+        bool, typer.Option("--index/--no-index", show_default=False, help="Also make the index that large tables need.")
+    ] = False,
+) -> int:
+    """Set a table up: check it, make pooltable's own tables beside it, write pooltable.toml.
+
+    Your table stays as it is. What is not given is asked for, if this is a terminal. A password is never written down:
+    the file names a variable of the environment instead.
+
+    \b
+    Examples:
+      pooltable init --db sqlite:///videos.db --table video --write caption
+      pooltable init --db postgresql://me:secret@host/shop --table video --pending NEW
+      pooltable init --print     shows the SQL, for somebody who may run it
+      pooltable init --index
+    """
+    asked: dict[str, Any] = {}
+    if not settings["db"] and _can_ask():
+        asked["db"] = typer.prompt("Database (a URL such as postgresql://user@host/name, or a SQLite file)", err=True)
+        settings = _with(settings, asked)
+    if not settings["table"]:
+        asked["table"] = _choose_table(settings)
+        settings = _with(settings, asked)
+    if not print_sql:
+        asked |= _ask_words(settings)
+        settings = _with(settings, asked)
+    table = open_table(settings)
+    if print_sql:
+        say(table.init_sql().rstrip())
+        return 0
+    table.prepare()
+    _say_look(table)
+    if index:
+        say(f"made the index: {table.create_index()}")
+    _write(settings)
+    return 0
+
+
+def _can_ask() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
+
+
+def _with(settings: Settings, asked: Mapping[str, Any]) -> Settings:
+    """The settings with the answers, which count as given on the command line."""
+    given = {name: settings[name] for name in settings if settings.origin(name).startswith("--")}
+    return merged({**given, **asked}, str(settings.file) if settings.file else None)
+
+
+def _choose_table(settings: Settings) -> str:
+    import sqlalchemy as sa
+
+    from pooltable.table.database import Database
+
+    database = Database(settings.database)
+    names = [
+        name
+        for name in database.reflecting(lambda connection: sa.inspect(connection).get_table_names())
+        if not name.startswith("pooltable_")
+    ]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise SettingError(f"{database.name} has no tables; make one, for example with `pooltable add --create`")
+    shown = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
+    if not _can_ask():
+        raise SettingError(f"which table? {database.name} has {shown}: give --table")
+    return str(typer.prompt(f"Table with the rows to work on ({shown})", err=True))
+
+
+def _ask_words(settings: Settings) -> dict[str, Any]:
+    """The status words, where the column holds none of ours and somebody is there to ask."""
+    from pooltable.errors import MappingError
+
+    asked: dict[str, Any] = {}
+    if not _can_ask():
+        return asked
+    try:
+        table = open_table(settings)
+        table.prepare(create=False)
+    except MappingError as error:
+        if settings.origin("status") != "default" or "for status" not in str(error):
+            raise
+        asked["status"] = typer.prompt(f"{error}\nStatus column", err=True)
+        table = open_table(_with(settings, asked))
+    found = table.look().words
+    ours = {getattr(table.words, state) for state in STATES}
+    if not found or ours & set(found):
+        return asked
+    say_found = ", ".join(_counted(word, count) for word, count in found.items())
+    typer.echo(f"{table.name}.{table.status} holds {say_found}", err=True)
+    for state in STATES:
+        default = getattr(table.words, state)
+        if settings.origin(state) == "default":
+            asked[state] = typer.prompt(f"The word for {state.upper()}", default=default or "NULL", err=True)
+    return asked
+
+
+def _counted(word: object, count: int | None) -> str:
+    text = "NULL" if word is None else str(word)
+    return text if count is None else f"{text} ({count})"
+
+
+def _say_look(table: TaskTable) -> None:
+    look = table.look()
+    say(f"table {table.name} in {table.database}: key {', '.join(table.key)}, status {table.status}")
+    say(f"the task gets {', '.join(table.fields)}")
+    found = ", ".join(_counted(word, count) for word, count in look.words.items())
+    say(f"{look.pending} rows wait" + (f"; {table.status} holds {found}" if found else "; the table is empty"))
+    ours = {getattr(table.words, state) for state in STATES}
+    if look.words and not look.pending and not ours & set(look.words):
+        say(f"none of these is the pending word {table.words.pending!r}: say which one is, with --pending")
+    if look.foreign_doing:
+        say(f"{look.foreign_doing} rows run without a runner of pooltable: see pooltable release --foreign")
+    if look.index_sql:
+        say(f"claims of a table of this size need an index: pooltable init --index, which runs {look.index_sql}")
+    if look.unsafe_file_system:
+        say(f"the file lies on {look.unsafe_file_system}, whose locks are not reliable: put it on a local disk")
+    say(f"pooltable's own tables are ready for job {table.job}")
+
+
+# ---- writing the settings down
+
+
+def _write(settings: Settings) -> None:
+    values, remark = _to_write(settings)
+    if settings.file is not None and settings.file.name != OWN_FILE:
+        file = str(settings.file)
+        missing = {name: value for name, value in values.items() if settings.origin(name) != file}
+        if missing:
+            say(f"the settings are in {file}; add there:\n{to_toml(missing).rstrip()}")
+        return
+    path = settings.file or Path(OWN_FILE)
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    after = edited(before, values)
+    if after == before:
+        say(f"{path} says all this already")
+    else:
+        path.write_text(after, encoding="utf-8")
+        say(f"wrote {path}; now: pooltable run module:function")
+    if remark:
+        say(remark)
+
+
+def _to_write(settings: Settings) -> tuple[dict[str, Any], str]:
+    """What belongs into the file, and what must be said of the password that does not."""
+    names = [name for name in settings if settings.origin(name).startswith("--")]
+    values = {name: "NULL" if settings[name] is None else settings[name] for name in names}
+    url = values.get("db")
+    if not url or url.startswith(INDIRECT) or password_of(url) is None:
+        return values, ""
+    values["db"] = INDIRECT + VARIABLE
+    return (
+        values,
+        f"the password is not written down: set {VARIABLE}={hide_password(url)} (with the password) where you run it",
+    )
+
+
+def edited(text: str, values: Mapping[str, Any]) -> str:
+    """The text of a file of settings with these values: their lines replaced, missing ones added, all else as it was.
+
+    Raises SettingError where a value spans lines and cannot be replaced like that.
+    """
+    known = tomllib.loads(text)
+    lines = text.splitlines(keepends=True)
+    for name, value in values.items():
+        wanted = list(value) if isinstance(value, tuple) else value
+        if known.get(name, _MISSING) == wanted:
+            continue
+        line = to_toml({name: value})
+        place = _line_of(name, lines)
+        if place is None:
+            if lines and not lines[-1].endswith("\n"):
+                lines[-1] += "\n"
+            lines.append(line)
+        else:
+            lines[place] = line
+    after = "".join(lines)
+    try:
+        found = tomllib.loads(after)
+    except tomllib.TOMLDecodeError:
+        found = {}
+    if any(found.get(name) != (list(value) if isinstance(value, tuple) else value) for name, value in values.items()):
+        raise SettingError(f"{OWN_FILE} has values over several lines; change it by hand to: {to_toml(values)!r}")
+    return after
+
+
+_MISSING = object()
+
+
+def _line_of(name: str, lines: Sequence[str]) -> int | None:
+    pattern = re.compile(rf"\s*{re.escape(name)}\s*=".replace("_", "[_-]"))
+    return next((number for number, line in enumerate(lines) if pattern.match(line)), None)

@@ -1,0 +1,204 @@
+"""The commands that look and change nothing: status, failures, show, logs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pooltable.cli.ending import complain
+from pooltable.cli.options import JSON, TABLE, takes
+from pooltable.cli.show import at_text, plain, say, say_json, short, table_lines
+from pooltable.cli.table import open_table, read_key
+from pooltable.config import Settings
+from pooltable.errors import UsageError
+
+if TYPE_CHECKING:
+    from pooltable.table.reading import Counts, Entry
+    from pooltable.table.table import TaskTable
+
+KEY = Annotated[str, typer.Argument(metavar="KEY", help="The row: its key as in 42, or a,b for two columns.")]
+STATES = ("pending", "doing", "done", "failed")
+
+
+@takes(*TABLE)
+def status(settings: Settings, as_json: JSON = False) -> int:
+    """Show how many rows wait, run, are done and failed.
+
+    \b
+    Examples:
+      pooltable status
+      pooltable status --json | jq .pending
+      watch pooltable status
+    """
+    table = open_table(settings)
+    counts = table.counts()
+    if as_json:
+        say_json(
+            {"job": table.job, "table": table.name, "database": table.database, **plain(counts), "total": counts.total}
+        )
+        return 0
+    say(f"{table.name} in {table.database}" + (f", job {table.job}" if table.job != table.name else ""))
+    rows = [(_word(table, state), f"{getattr(counts, state)}") for state in STATES]
+    rows += [("other words", f"{counts.other}")] if counts.other else []
+    for word, count in rows:
+        say(f"  {word:<12} {count:>9}")
+    for line in _remarks(counts):
+        say(line)
+    return 0
+
+
+def _word(table: TaskTable, state: str) -> str:
+    word = getattr(table.words, state)
+    own = "NULL" if word is None else str(word)
+    return own if own.upper() == state.upper() else f"{state.upper()} ({own})"
+
+
+def _remarks(counts: Counts) -> list[str]:
+    from pooltable.logs import seconds_text
+
+    lines = ["paused: no rows are taken until `pooltable resume`"] if counts.paused else []
+    if counts.waiting:
+        due = f", the first in {seconds_text(counts.next_due)}" if counts.next_due is not None else ""
+        lines.append(f"{counts.waiting} of the waiting rows are tried again later{due}")
+    lines += [f"runner {runner} holds {count}" for runner, count in counts.open.items()]
+    foreign = counts.doing - sum(counts.open.values())
+    if foreign > 0:
+        lines.append(f"{foreign} rows run without a runner of pooltable: see pooltable release --foreign")
+    if counts.failed:
+        lines.append("see pooltable failures")
+    return lines
+
+
+@takes(*TABLE)
+def failures(
+    settings: Settings,
+    kind: Annotated[str | None, typer.Option("--kind", help="Only this kind of error, such as ValueError.")] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Only those of this run.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")] = 20,
+    as_json: JSON = False,
+) -> int:
+    """List the rows that failed and why, the newest first.
+
+    \b
+    Examples:
+      pooltable failures
+      pooltable failures --kind ValueError -n 100
+      pooltable show 42         one of them, with its traceback
+      pooltable retry --failed  all of them again
+    """
+    table = open_table(settings)
+    entries = table.failures(limit, kind, run)
+    if as_json:
+        say_json([_entry(entry) for entry in entries])
+        return 0
+    if not entries:
+        say("no row failed" if not (kind or run) else "no row failed like that")
+        return 0
+    rows = [_failure(entry) for entry in entries]
+    for line in table_lines(("KEY", "ATTEMPT", "WHEN", "SECONDS", "REASON"), rows, frozenset({1, 3})):
+        say(line)
+    if len(entries) == limit:
+        complain(f"these are the newest {limit}; see more with -n")
+    return 0
+
+
+def _failure(entry: Entry) -> tuple[str, ...]:
+    from pooltable.logs import key_text
+
+    seconds = "" if entry.seconds is None else f"{entry.seconds:.2f}"
+    reason = short(entry.reason or entry.kind, 200)
+    return short(key_text(entry.key), 40), str(entry.attempt), at_text(entry.finished_at), seconds, reason
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    return {**plain(entry), "reason": plain(entry.reason)}
+
+
+@takes(*TABLE)
+def show(key: KEY, settings: Settings, as_json: JSON = False) -> int:
+    """Show one row: its columns, its attempts, and the traceback if it failed.
+
+    \b
+    Examples:
+      pooltable show 42
+      pooltable show eu,42      a key of two columns
+    """
+    table = open_table(settings)
+    wanted = read_key(key, table)
+    row, entry = table.row(wanted), table.entry(wanted)
+    if row is None and entry is None:
+        raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+    if as_json:
+        columns = None if row is None else {name: plain(value) for name, value in zip(row.fields, row, strict=True)}
+        say_json({"row": columns, "entry": None if entry is None else _entry(entry)})
+        return 0
+    if row is None:
+        say("the row is gone; this is what is remembered of it")
+    else:
+        for name, value in zip(row.fields, row, strict=True):
+            say(f"{name + ':':<15} {short(value, 200)}")
+    if entry is None:
+        say("it was never claimed")
+        return 0
+    for name, text in _facts(entry):
+        if text:
+            say(f"{name + ':':<15} {text}")
+    if entry.error:
+        say()
+        say(_error(entry))
+    if entry.log:
+        complain(f"what it printed and logged: pooltable logs {key}")
+    return 0
+
+
+def _facts(entry: Entry) -> list[tuple[str, str]]:
+    from pooltable.logs import seconds_text
+
+    spent = [f"{count} {word}" for count, word in ((entry.fails, "failed"), (entry.lost, "lost with their worker"),
+                                                    (entry.rescued, "with a runner that died")) if count]  # fmt: skip
+    due = entry.not_before - time.time() if entry.not_before and not entry.finished_at else None
+    return [
+        ("state", entry.status),
+        ("attempts", f"{entry.attempt}" + (f": {', '.join(spent)}" if spent else "")),
+        ("last ended", entry.ended or "not yet: it runs"),
+        ("due", f"in {seconds_text(due)}" if due and due > 0 else ""),
+        ("claimed at", at_text(entry.claimed_at)),
+        ("finished at", at_text(entry.finished_at)),
+        ("ran for", "" if entry.seconds is None else seconds_text(entry.seconds)),
+        ("worker", "" if entry.worker is None else f"{entry.worker}"),
+        ("run", entry.runner),
+    ]
+
+
+@takes(*TABLE)
+def logs(key: KEY, settings: Settings, as_json: JSON = False) -> int:
+    """Print what the last failed attempt at a row printed and logged, and its traceback.
+
+    \b
+    Example:
+      pooltable logs 42
+    """
+    table = open_table(settings)
+    wanted = read_key(key, table)
+    entry = table.entry(wanted)
+    if entry is None and table.row(wanted) is None:
+        raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+    if as_json:
+        say_json({"log": entry.log if entry else "", "error": entry.error if entry else ""})
+        return 0
+    if entry is None or not (entry.log or entry.error):
+        complain(f"nothing is kept for row {key}: logs are kept for attempts that failed")
+        return 0
+    for text in (str(plain(entry.log)).rstrip(), _error(entry)):
+        if text:
+            say(text)
+    return 0
+
+
+def _error(entry: Entry) -> str:
+    """The reason and what is told of it; a traceback ends with its reason, which is then not said twice."""
+    text = str(plain(entry.error)).rstrip()
+    reason, _, rest = text.partition("\n")
+    return rest if rest and rest.endswith(reason) else text

@@ -1,0 +1,218 @@
+"""`pooltable run` and `pooltable try`: the task at work."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pooltable.cli.ending import complain
+from pooltable.cli.options import JSON, TABLE, takes
+from pooltable.cli.show import say, say_json, short
+from pooltable.cli.table import open_table, read_key
+from pooltable.config import Settings
+from pooltable.errors import Fail, Later, SettingError, UsageError
+
+if TYPE_CHECKING:
+    from pooltable.events import Event, Summary
+    from pooltable.progress import Progress
+    from pooltable.runner import Runner
+    from pooltable.table.table import TaskTable
+
+TASK = Annotated[
+    str, typer.Argument(metavar="MODULE:FUNCTION", help="The function to run on each row, such as app:mission.")
+]
+
+
+@takes(*TABLE, "Running", "Trying again", "Stopping and leases", "Workers", "Showing")
+def run(task: TASK, settings: Settings, as_json: JSON = False) -> int:
+    """Run a function on every row that waits.
+
+    The function gets a row and returns what is to be stored; it runs in worker processes, one row at a time in each.
+
+    \b
+    Examples:
+      pooltable run app:mission                          until nothing is left to do
+      pooltable run app:mission -p 4 --initializer app:load_model
+      pooltable run app:mission --forever                a service; Ctrl-C drains it
+      pooltable run app:mission --fails 3 --pause 10     a row that fails is tried three times
+      pooltable run app:mission --time-limit 60 --max-rows 100
+
+    \b
+    Exit codes: 0 all rows DONE, or a service stopped; 1 some FAILED; 2 usage; 3 stopped with work left;
+    4 the database; 5 no worker can start; 6 halted because everything failed alike.
+    """
+    from pooltable.progress import Progress, is_terminal
+
+    table = open_table(settings)
+    silent = settings["quiet"] or _json_on_stderr(settings)
+    # Rows that run in this process print past the bar, and a debugger needs the terminal for itself.
+    bar = is_terminal(sys.stderr) and not silent and settings["processes"] != 0
+    with Progress(forever=settings["forever"], bar=bar) as progress:
+        runner = _runner(task, table, settings, progress, [] if silent else [progress])
+        try:
+            summary = runner.run()
+        except Exception as error:
+            stopped: Summary | None = getattr(error, "summary", None)
+            if stopped is not None and (stopped.done or stopped.failed):
+                _say_summary(stopped, as_json)
+            raise
+    _say_summary(summary, as_json)
+    if summary.error:
+        complain(summary.error)
+    return summary.exit_code
+
+
+def _say_summary(summary: Summary, as_json: bool) -> None:
+    from pooltable.logs import summary_text
+
+    try:
+        say_json(summary) if as_json else say(f"run {summary.run}: {summary_text(summary)}")
+    except BrokenPipeError:
+        return  # the run is over, and its exit code says how
+
+
+def _json_on_stderr(settings: Settings) -> bool:
+    return bool(settings["log_json"] and not settings["log"])
+
+
+def _runner(
+    task: str,
+    table: TaskTable,
+    settings: Settings,
+    progress: Progress,
+    listeners: list[Callable[[Event], object]],
+) -> Runner:
+    from pooltable import Pace, Runner, Workers, tasks
+    from pooltable.logs import Logs
+    from pooltable.table.states import Retry
+
+    function = tasks.load(task)
+    initializer = tasks.load(settings["initializer"]) if settings["initializer"] else None
+    if _log(settings, progress):
+        listeners = [*listeners, Logs()]
+    names = ("threads", "devices", "memory", "maxtasksperchild", "idle_timeout")
+    retry = ("fails", "lost", "rescued", "pause", "factor", "longest_pause", "jitter")
+    return Runner(
+        function,
+        table,
+        processes=settings["processes"],
+        initializer=initializer,
+        time_limit=settings["time_limit"],
+        retry=Retry(**{name: settings[name] for name in retry}),
+        forever=settings["forever"],
+        poll=settings["poll"],
+        max_rows=settings["max_rows"],
+        workers=Workers(**{name: settings[name] for name in names}),
+        pace=Pace(**{name: settings[name] for name in ("lease", "grace", "halt", "wait", "db_wait")}),
+        listeners=listeners,
+    )
+
+
+def _log(settings: Settings, progress: Progress) -> bool:
+    """Sets logging up for this process, whose only job is the run; False when nothing is logged anywhere."""
+    from pooltable.logs import JsonFormatter, LineHandler, PlainFormatter
+
+    root, ours = logging.getLogger(), logging.getLogger("pooltable")
+    root.setLevel(logging.INFO)
+    handlers: list[logging.Handler] = []
+    if settings["log"]:
+        try:
+            # What a hostile row makes a worker log must not be able to end the log.
+            file = logging.FileHandler(settings["log"], encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise SettingError(f"--log: cannot write to {settings['log']!r}: {error.strerror}") from None
+        file.setFormatter(JsonFormatter() if settings["log_json"] else PlainFormatter())
+        handlers.append(file)
+        ours.setLevel(logging.DEBUG)
+    if not settings["quiet"]:
+        lines = LineHandler(progress.write)
+        lines.setLevel(logging.INFO)
+        lines.setFormatter(JsonFormatter() if _json_on_stderr(settings) else PlainFormatter())
+        if not _json_on_stderr(settings):
+            # The same words go to stdout, as the result of the command.
+            lines.addFilter(lambda record: not hasattr(record, "exit_code"))
+        handlers.append(lines)
+    for handler in handlers:
+        root.addHandler(handler)
+    return bool(handlers)
+
+
+@takes(*TABLE)
+def try_(
+    task: TASK,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The row: its key as in 42, or a,b for two columns.")],
+    settings: Settings,
+    initializer: Annotated[
+        str | None, typer.Option("--initializer", metavar="MODULE:FUNCTION", help="Called first, as in each worker.")
+    ] = None,
+    pdb: Annotated[bool, typer.Option("--pdb", help="Start the debugger where the function raises.")] = False,
+) -> int:
+    """Run a function on one row, here and now, and write nothing.
+
+    The function runs in this process, so print, breakpoint() and the debugger work as always. The row may be in any
+    state and stays in it.
+
+    \b
+    Examples:
+      pooltable try app:mission 42
+      pooltable try app:mission 42 --pdb
+    """
+    from pooltable import tasks
+
+    function = tasks.load(task)
+    tasks.check(function)
+    prepare = initializer or settings["initializer"]
+    first = tasks.load(prepare) if prepare else None
+    table = open_table(settings)
+    row = table.row(read_key(key, table))
+    if row is None:
+        raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+    try:
+        tasks.prepare_worker(tasks.Spec(function, table.fields, len(table.key), first))
+        started = time.perf_counter()
+        value = tasks.run_row(tuple(row), 1, "try")
+    except Later as later:
+        say(f"the row would be {later}; nothing was written")
+        return 0
+    except Fail as error:
+        say(f"the row would be FAILED: {error.reason}; nothing was written")
+        return 1
+    except Exception as error:
+        return _raised(error, pdb)
+    say(f"returned after {time.perf_counter() - started:.3g} s: {short(value, 2000)}")
+    _say_where(value, table)
+    return 0
+
+
+def _say_where(value: Any, table: TaskTable) -> None:
+    """Whether the value could be stored, as a run would store it."""
+    if value is None:
+        say("a run would write the status only; nothing was written")
+    elif not (table.write or table.result):
+        say("no column takes this value: name one with --write or --result; nothing was written")
+    else:
+        columns = ", ".join([*table.write, *([table.result] if table.result else [])])
+        say(f"a run would write it to {columns}; nothing was written")
+
+
+def _raised(error: Exception, pdb: bool) -> int:
+    import traceback
+
+    # From the user's own first frame on: ours above it explain nothing.
+    trace = error.__traceback__
+    ours = (__file__, sys.modules["pooltable.tasks"].__file__)
+    while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    if sys.stderr is not None:
+        traceback.print_exception(type(error), error, trace)
+    if pdb:
+        import pdb as debugger
+
+        debugger.post_mortem(trace)
+    complain("the function raised; a run would count this as a failure. Nothing was written")
+    return 1

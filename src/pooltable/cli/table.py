@@ -1,0 +1,53 @@
+"""From settings to the table and the runner's values, and keys as people write them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pooltable.config import Settings
+from pooltable.errors import UsageError
+
+if TYPE_CHECKING:
+    from pooltable.table.table import TaskTable
+
+
+def open_table(settings: Settings) -> TaskTable:
+    """The table of tasks that the settings name; not touched yet."""
+    database, table = settings.database, settings.table_name
+    from pooltable.table.states import Words
+    from pooltable.table.table import TaskTable
+
+    return TaskTable(
+        database,
+        table,
+        job=settings["job"],
+        columns=settings["columns"],
+        key=settings["key"],
+        status=settings["status"],
+        words=Words(settings["pending"], settings["doing"], settings["done"], settings["failed"]),
+        write=settings["write"],
+        result=settings["result"],
+        order_by=settings["order_by"],
+        where=settings["where"],
+    )
+
+
+def read_key(text: str, table: TaskTable) -> tuple[Any, ...]:
+    """A key as it is written on the command line: 42, or a,b, or ["a", "b"]; the table knows the columns' types."""
+    columns = table.key
+    if text.startswith("["):
+        try:
+            parts = json.loads(text)
+        except ValueError:
+            parts = None
+        if isinstance(parts, list) and len(parts) == len(columns):
+            return tuple(parts)
+    # A comma in the text of a single column is part of it.
+    parts = [text] if len(columns) == 1 else [part.strip() for part in text.split(",")]
+    if len(parts) != len(columns):
+        names = ",".join(columns)
+        raise UsageError(
+            f"the key of table {table.name!r} is {names}; write {text!r} as {len(columns)} values with commas"
+        )
+    return tuple(parts)

@@ -1,0 +1,125 @@
+"""What a worker does before its first call: settle down in its process, import the main module, run the initializer.
+
+The order matters: first whatever must hold for user code (session, environment, captured output), then user code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+from pooltable.pool.worker import Orders, describe, dump_signal
+
+_SETSIG = 10  # F_SETSIG, which Python's fcntl module only knows on some systems
+
+
+def settle(orders: Orders, lifeline: int) -> None:
+    """Make this process a worker: a session of its own, dead with its parent, its environment set."""
+    try:
+        # Away from the terminal: Ctrl-C is the parent's business, and a mere process group would stop at reading
+        # /dev/tty.
+        os.setsid()
+    except OSError:
+        pass
+    _die_with_parent(lifeline)
+    for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        signal.signal(number, handler)  # a forked worker would keep the parent's
+    signal.set_wakeup_fd(-1)
+    os.environ.update(orders.environment)
+    if orders.capture is not None:
+        from pooltable.pool import capture
+
+        capture.install(orders.capture, orders.index)
+    _watch_crashes()
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """See to it that this process is killed when the last writer of the pipe `lifeline` is gone.
+
+    The kernel does it, so it also works while C code holds the interpreter lock; a watching thread would not get to
+    run.
+    """
+    import fcntl
+    import select
+
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, _SETSIG, int(signal.SIGKILL))
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+        poll = select.poll()
+        poll.register(lifeline, select.POLLIN)
+        if poll.poll(0):
+            os._exit(1)  # the parent died before there was anybody to be told
+        return
+    import threading
+
+    def watch() -> None:
+        os.read(lifeline, 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="pooltable-lifeline", daemon=True).start()
+
+
+def _watch_crashes() -> None:
+    import faulthandler
+
+    try:
+        faulthandler.enable(file=2)
+        if hasattr(faulthandler, "register"):
+            faulthandler.register(dump_signal(), file=2, chain=False)
+    except (OSError, ValueError):
+        pass  # without a stderr there is nowhere to write it
+
+
+def prepare(orders: Orders, task: Any) -> tuple[Any, ...] | None:
+    """Run the user's code that comes before the first call; None, or what went wrong: described, unguarded main or
+    not."""
+    try:
+        if orders.by_value:
+            from pooltable.pool import byvalue
+
+            byvalue.remember()
+        else:
+            _import_main(orders.main)
+        initializer, initargs = task.load()
+        if initializer is not None:
+            initializer(*initargs)
+        _tell_libraries(orders.threads)
+    except BaseException as error:
+        return describe(error), _is_unguarded(error)
+    return None
+
+
+def _is_unguarded(error: BaseException | None) -> bool:
+    errors = sys.modules.get("pooltable.errors")
+    return errors is not None and isinstance(error, errors.UnguardedMain)
+
+
+def _import_main(data: dict[str, Any]) -> None:
+    """Import the program's main module under the name __mp_main__, as the standard library does it."""
+    from multiprocessing import process, spawn
+
+    current: Any = process.current_process()
+    current._inheriting = True  # a pool or process started from here on is the fork bomb of a main without a guard
+    try:
+        if "init_main_from_name" in data:
+            spawn._fixup_main_from_name(data["init_main_from_name"])  # type: ignore[attr-defined]
+        elif "init_main_from_path" in data:
+            spawn._fixup_main_from_path(data["init_main_from_path"])  # type: ignore[attr-defined]
+    finally:
+        del current._inheriting
+
+
+def _tell_libraries(threads: int) -> None:
+    """Tell libraries that are loaded by now, and do not read the environment again, how many threads are theirs."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        return
+    for name, attribute in (("torch", "set_num_threads"), ("cv2", "setNumThreads")):
+        tell = getattr(sys.modules.get(name), attribute, None)
+        if tell is not None:
+            tell(threads)
+    controller = getattr(sys.modules.get("threadpoolctl"), "threadpool_limits", None)
+    if controller is not None:
+        controller(threads)

@@ -1,0 +1,116 @@
+"""What every engine speaks: who is told of an answer, and the small values that are told.
+
+    Pool, PoolExecutor, the runner  -- submit(function, args, sink) -->  engine
+    Sink  <-- answered(call, Answer) --  engine, on its I/O thread
+
+An Answer holds bytes; `outcome()` unpickles them in the thread that asks, so that no user code ever runs, and no slow
+unpickling happens, on the I/O thread.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback as tracebacks
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pooltable.errors import RemoteError
+from pooltable.outcomes import Outcome, Raised, Returned
+
+# How a call ended, as it travels: the pickled value; the error as `worker.describe` puts it; an error made in this
+# process.
+RETURNED = 0
+RAISED = 1
+GIVEN = 2
+
+
+class Sink(Protocol):
+    """Whoever submitted a call and is told how it ended."""
+
+    def answered(self, call: int, answer: Answer) -> None:
+        """Called once per call, on the engine's I/O thread: must be quick and must not raise."""
+
+
+class Answer:
+    """How one call ended, still as bytes.
+
+    `worker` and `pid`: who ran it, or None for a call that never started; `seconds`: its run time in the worker, or by
+    this process's clock where the worker cannot tell any more.
+    """
+
+    __slots__ = ("kind", "payload", "pid", "seconds", "worker")
+
+    def __init__(self, kind: int, payload: Any, seconds: float, worker: int | None, pid: int | None) -> None:
+        self.kind = kind
+        self.payload = payload
+        self.seconds = seconds
+        self.worker = worker
+        self.pid = pid
+
+    def outcome(self, *, executor: bool = False) -> Outcome:
+        """The value or the error, rebuilt here and now; never raises. `executor`: in the manner of
+        concurrent.futures."""
+        if self.kind == RETURNED:
+            try:
+                return Returned(pickle.loads(self.payload))
+            except (Exception, SystemExit, GeneratorExit) as error:
+                return Raised(_cannot_load(error))
+        if self.kind == RAISED:
+            return Raised(rebuild(self.payload, executor=executor))
+        return Raised(self.payload)
+
+
+def _cannot_load(error: BaseException) -> RemoteError:
+    text = "".join(tracebacks.format_exception(error))
+    kind = type(error)
+    remote = RemoteError(
+        f"{kind.__module__}.{kind.__qualname__}", f"the result cannot be loaded here: {_text(error)}", text
+    )
+    remote.__cause__ = error
+    return remote
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        return "(its __str__ raised)"
+
+
+def rebuild(described: tuple[str, str, str, bytes | None, bool], *, executor: bool = False) -> BaseException:
+    """The error that a worker described: itself where it can be rebuilt, else a RemoteError; its traceback as cause."""
+    name, message, traceback, pickled, ordinary = described
+    if pickled is not None and (ordinary or executor):
+        try:
+            error = pickle.loads(pickled)
+            if isinstance(error, BaseException):
+                error.__cause__ = _cause(traceback, executor)
+                return error
+        except (Exception, SystemExit, GeneratorExit):
+            error = None  # it cannot be rebuilt here: the words below are what is left of it
+    remote = RemoteError(name, message, traceback)
+    remote.__cause__ = _cause(traceback, executor)
+    return remote
+
+
+def _cause(traceback: str, executor: bool) -> BaseException:
+    text = f'\n"""\n{traceback}"""'
+    if executor:
+        from concurrent.futures.process import _RemoteTraceback
+
+        return _RemoteTraceback(text)  # type: ignore[arg-type]  # it takes a text, whatever its stub says
+    from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
+
+    cause: BaseException = RemoteTraceback(text)
+    return cause
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What one worker is at: `call` is the number of the call it runs, `since` the monotonic time it is at it."""
+
+    index: int
+    pid: int
+    state: Literal["starting", "idle", "busy", "leaving"]
+    call: int | None
+    since: float

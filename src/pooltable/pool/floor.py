@@ -1,0 +1,494 @@
+"""The thread that looks after the workers of one engine: what is sent to them, and what they say.
+
+    any thread     accept: ledger -> straight to an idle worker, or the call waits
+    I/O thread     one wait over all sockets, pidfds and deadlines:
+                     an answer    -> ledger -> the worker's next batch -> the call's sink
+                     a death      -> staff.py: the call it ran fails, the others go elsewhere, a new worker
+                     a deadline   -> time limits, slow batches, idle workers, another try to start
+
+Nothing is shared between workers, so nothing that one of them does can stop another. The I/O thread never unpickles
+what users sent and never runs their code.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from pooltable.errors import TimeLimitExceeded, WorkerStartError
+from pooltable.events import Event
+from pooltable.pool import wire
+from pooltable.pool.alarms import Alarms
+from pooltable.pool.engine import GIVEN, Answer, Sink
+from pooltable.pool.ledger import LEAVING, Ledger, Seat
+from pooltable.pool.process import Birth, WorkerProcess
+from pooltable.pool.staff import Staff
+from pooltable.pool.worker import anonymous_memory
+
+# A batch is looked at after so many seconds of silence, and again after _SETTLED: what did not change meanwhile is
+# true.
+_SILENT = 0.003
+_SETTLED = 0.002
+_MEMORY_EVERY = 0.5
+
+_floors: weakref.WeakSet[Floor] = weakref.WeakSet()
+Told = list[tuple[Sink, int, Answer]]
+
+
+class Floor:
+    """Keeps the books of one engine and talks to its workers."""
+
+    def __init__(
+        self,
+        birth: Birth,
+        ledger: Ledger,
+        *,
+        idle_timeout: float | None,
+        grace: float,
+        hard_memory: int | None,
+        listener: Callable[[Event], object] | None,
+    ) -> None:
+        self.ledger = ledger
+        # Reentrant, because a finalizer or signal handler of the user's may run inside it and submit.
+        self.lock = threading.RLock()
+        self.room = threading.Condition(self.lock)
+        self.definitions: list[bytes] = []  # functions that calls name by number
+        self.alarms = Alarms(self.wake)
+        self.staff = Staff(self, birth, grace, listener)
+        self.closing = self.terminating = False
+        self.foreign = False  # this is a forked copy, in a process that the workers are none of
+        self._idle_timeout = idle_timeout
+        self._hard_memory = hard_memory
+        self._last_error: BaseException | None = None  # what calls end with that are open when all is terminated
+        self._late: deque[tuple[Sink, int, Answer]] = deque()  # to be told by the I/O thread
+        self._writers: deque[WorkerProcess] = deque()  # whose socket was full
+        self._slow: set[WorkerProcess] = set()  # in the middle of a long call, with others behind it
+        self._idle_alarm = False
+        self._thread: threading.Thread | None = None
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, (self._woken, None))
+        if hard_memory is not None:
+            self.alarms.set(monotonic() + _MEMORY_EVERY, self._weigh)
+        _floors.add(self)
+
+    # ---- from any thread
+
+    def accept(self, sink: Sink, name: int, payload: bytes, limit: float | None) -> int:
+        """A new call: it goes to an idle worker at once, or waits. Never blocks."""
+        with self.lock:
+            if self.closing or self.foreign:
+                raise ValueError("Pool not running" if self.closing else "this pool was made in another process")
+            ledger = self.ledger
+            number = ledger.accept(sink, name, payload, limit)
+            if self.staff.broken is not None:
+                self.give(number, self.staff.broken)
+                return number
+            seat = ledger.send_one(number)
+            if seat is not None:
+                self._send(self.staff.workers[seat.index], seat, (number,), False)
+            else:
+                if ledger.idle:
+                    self.dispatch()
+                if len(ledger.seats) < ledger.size:
+                    self.staff.hire()
+            return number
+
+    def cancel(self, number: int, kill: bool) -> bool:
+        """Drop a call that has not started, or with `kill` end it; False if it cannot be dropped any more."""
+        with self.lock:
+            if self.ledger.is_waiting(number):
+                self.give(number, CancelledError())
+                return True
+            seat = self.ledger.holder(number)
+            if seat is None:
+                return False
+            worker = self.staff.workers[seat.index]
+            if worker.slab.started() != number and seat.tokened:
+                self._recall(worker)
+                taken_back = number not in seat.sent
+                if taken_back:
+                    self.give(number, CancelledError())
+                self.dispatch()
+                if taken_back:
+                    return True
+            if kill:
+                self.staff.doom(worker, number, CancelledError())
+                self.wake()
+            return kill
+
+    def waiting(self) -> list[int]:
+        """The calls that were sent to nobody."""
+        with self.lock:
+            return [number for number in self.ledger.waiting if number in self.ledger.calls]
+
+    def give(self, number: int, error: BaseException) -> None:
+        """The call ends with this error. Its sink is told by the I/O thread."""
+        call = self.ledger.calls.pop(number)
+        self._late.append((call[0], number, Answer(GIVEN, error, 0.0, None, None)))
+        self.room.notify_all()
+        self.wake()
+
+    def close(self) -> None:
+        """Accept no more; workers leave when every call has been answered."""
+        self.closing = self.ledger.closed = True
+        self.wake()
+
+    def terminate(self, error: BaseException | None = None, kill: bool = False) -> None:
+        """Accept no more, end what runs. Takes no lock, so that a signal handler may call it."""
+        self._last_error = error
+        self.staff.merciless = kill
+        self.closing = self.ledger.closed = self.terminating = True
+        self.wake()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every worker is gone."""
+        thread = self._thread
+        if thread is None or self.foreign:
+            return True
+        if thread is threading.current_thread():
+            return False
+        thread.join(timeout)
+        return not thread.is_alive()
+
+    def is_io_thread(self) -> bool:
+        """Whether the I/O thread asks."""
+        return threading.current_thread() is self._thread
+
+    def wake(self) -> None:
+        """Make the I/O thread look."""
+        with suppress(OSError):  # full: it will look anyway; closed: it has ended
+            os.write(self._wake_write, b"\0")
+
+    def forget(self) -> None:
+        """In a forked child: close what keeps the parent's workers alive or could disturb them."""
+        self.foreign = True
+        self.lock = threading.RLock()
+        self.room = threading.Condition(self.lock)
+        for worker in self.staff.held:
+            worker.forget()
+        self._selector.close()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        # The numbers of closed descriptors are given to others: they must not be closed a second time.
+        ends = self._wake_read, self._wake_write
+        self._wake_read = self._wake_write = -1
+        for fd in ends:
+            if fd >= 0:
+                os.close(fd)
+
+    # ---- sending; the lock is held
+
+    def _send(self, worker: WorkerProcess, seat: Seat, numbers: Any, tokened: bool) -> None:
+        calls = self.ledger.calls
+        seat.since = monotonic()
+        entries = [(number, calls[number][1], calls[number][2]) for number in numbers]
+        fresh = self.definitions[worker.known :]
+        worker.known += len(fresh)
+        if tokened:
+            worker.tokens.give(len(entries))
+            self._watch(worker, seat.since)
+        else:
+            limit = calls[entries[0][0]][3]
+            if limit is not None:
+                self.alarms.set(seat.since + limit, self._over_limit, worker, entries[0][0], limit)
+        self.post(worker, (fresh, tokened, entries))
+
+    def post(self, worker: WorkerProcess, message: Any) -> None:
+        """Send a message; what the socket does not take goes later."""
+        try:
+            if not worker.channel.send(wire.pack(message)):
+                self._writers.append(worker)
+                self.wake()
+        except OSError:
+            pass  # it is dead: that will be told, and what it was sent goes elsewhere
+
+    def dispatch(self) -> None:
+        """Send what waits to whoever is idle."""
+        ledger = self.ledger
+        while ledger.waiting and ledger.idle:
+            seat = next(reversed(ledger.idle.values()))
+            batch = ledger.next_batch(seat)
+            if not batch:
+                return
+            self._send(self.staff.workers[seat.index], seat, batch, seat.tokened)
+
+    def _recall(self, worker: WorkerProcess) -> None:
+        """Take back whatever this worker has not started."""
+        while worker.seat.sent and worker.tokens.take():
+            self.ledger.recall(worker.seat)
+
+    def next(self, worker: WorkerProcess) -> None:
+        """Give a worker that has come to the end of a batch its next ones, or let it be idle, or go."""
+        ledger, seat = self.ledger, worker.seat
+        while batch := ledger.next_batch(seat):
+            self._send(worker, seat, batch, seat.tokened)
+        if seat.batches or seat.state == LEAVING:
+            return
+        if seat.room == 0:
+            self.staff.dismiss(worker, "recycled")
+            return
+        ledger.became_idle(seat)
+        if self._slow and not ledger.waiting:
+            for slow in self._slow:
+                self._recall(slow)
+            self._slow.clear()
+        if ledger.waiting:
+            self.dispatch()
+        elif self._idle_timeout is not None and not self._idle_alarm:
+            self._idle_alarm = True
+            self.alarms.set(seat.since + self._idle_timeout, self._send_home)
+
+    # ---- the I/O thread
+
+    def ensure_thread(self) -> None:
+        """Start the I/O thread unless it runs."""
+        with self.lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="pooltable-io", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._finished():
+                for key, mask in self._selector.select(self._pause()):
+                    act, worker = key.data
+                    act(worker, mask)
+                self._turn()
+        except BaseException:
+            self._collapse()
+            raise
+        finally:
+            self._selector.close()
+            self._close_pipe()
+
+    def _finished(self) -> bool:
+        if not self.closing:
+            return False
+        with self.lock:
+            return not (self.ledger.seats or self.ledger.calls or self._late or self.staff.busy)
+
+    def _pause(self) -> float | None:
+        with self.lock:
+            return self.alarms.pause(monotonic())
+
+    def _woken(self, _: Any, mask: int) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+
+    def _turn(self) -> None:
+        """Everything that is not a message or a death."""
+        self.staff.turn()
+        while self._writers:
+            self._listen(self._writers.popleft())
+        if self.alarms:
+            with self.lock:
+                self.alarms.ring(monotonic())
+        if self.terminating:
+            self._end_all()
+        elif self.closing and not self.ledger.calls:
+            self.staff.dismiss_all()
+        while self._late:
+            self.tell([self._late.popleft()])
+
+    def _end_all(self) -> None:
+        """Answer every call that is open, and end every worker."""
+        with self.lock:
+            for number in list(self.ledger.calls):
+                self.give(number, self._last_error or CancelledError())
+            self.ledger.waiting.clear()
+            self.staff.kill_all()
+
+    def _collapse(self) -> None:
+        """This thread has failed: nobody may wait for it."""
+        with self.lock:
+            self.closing = True
+            for number in list(self.ledger.calls):
+                self.give(number, WorkerStartError("the pool's I/O thread failed"))
+            self.staff.abandon()
+        self.tell(list(self._late))
+
+    # ---- what workers say
+
+    def listen_to(self, worker: WorkerProcess, bury: Callable[[WorkerProcess, int], None]) -> None:
+        """From now on hear what this worker says, and when it dies."""
+        self._selector.register(worker.channel.socket, selectors.EVENT_READ, (self._hear, worker))
+        self._selector.register(worker.sentinel, selectors.EVENT_READ, (bury, worker))
+
+    def hear_the_last_of(self, worker: WorkerProcess) -> Told:
+        """Take what a dead worker had still sent, and noted; whom to tell of the latter."""
+        self._selector.unregister(worker.sentinel)
+        while not worker.deaf and self._read(worker):
+            pass
+        self._go_deaf(worker)
+        self._slow.discard(worker)
+        with self.lock:
+            return self._settle(worker, worker.slab.read(worker.slab.mark()))
+
+    def _listen(self, worker: WorkerProcess) -> None:
+        """Wait for messages, and for room while something is to be sent."""
+        if not worker.deaf:
+            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.channel.waiting else 0)
+            self._selector.modify(worker.channel.socket, mask, (self._hear, worker))
+
+    def _hear(self, worker: WorkerProcess, mask: int) -> None:
+        """A worker's socket has something to read, or room to write."""
+        if worker.deaf:
+            return
+        if mask & selectors.EVENT_WRITE:
+            with self.lock, suppress(OSError):
+                worker.channel.flush()
+            self._listen(worker)
+        if mask & selectors.EVENT_READ:
+            self._read(worker)
+
+    def _read(self, worker: WorkerProcess) -> bool:
+        """Take one message of a worker; False when there is none."""
+        try:
+            message = worker.channel.receive()
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            # It died with calls unread. What it had sent before can be read all the same, from the next time on.
+            if not worker.reset:
+                worker.reset = True
+                return True
+            self._go_deaf(worker)
+            return False
+        except (EOFError, OSError):
+            self._go_deaf(worker)
+            return False
+        if type(message[0]) is str:
+            self.staff.greet(worker, message)
+        else:
+            self._take(worker, message)
+        return True
+
+    def _go_deaf(self, worker: WorkerProcess) -> None:
+        # Its end has closed: it is dying, or the function has closed all descriptors; what matters is when it is dead.
+        if not worker.deaf:
+            worker.deaf = True
+            self._selector.unregister(worker.channel.socket)
+
+    def _take(self, worker: WorkerProcess, message: tuple[list[tuple[int, int, float, Any]], bool, int, bool]) -> None:
+        """Answers have come."""
+        answers, ended, dropped, leaving = message
+        with self.lock:
+            seat = worker.seat
+            told = self._settle(worker, answers)
+            seat.since = monotonic()
+            if ended:
+                self.ledger.batch_ended(seat, dropped)
+                self._slow.discard(worker)
+            else:
+                self._watch(worker, seat.since)
+            if leaving and seat.state != LEAVING:
+                self.staff.dismiss(worker, "recycled")
+            elif ended:
+                self.next(worker)
+            self.room.notify_all()
+        self.tell(told)
+
+    def _settle(self, worker: WorkerProcess, answers: list[tuple[int, int, float, Any]]) -> Told:
+        """Book answers; the sinks are told later, when the lock is free."""
+        seat = worker.seat
+        calls, sent = self.ledger.calls, seat.sent
+        index, pid = worker.index, worker.pid
+        told: Told = []
+        name: int | None = None
+        total = 0.0
+        for number, kind, seconds, payload in answers:
+            sent.pop(number, None)
+            call = calls.pop(number, None)
+            if call is None:
+                continue  # it was read from the slab before, or given an error
+            name = call[1]
+            total += seconds
+            if number == worker.doomed:
+                kind, payload = GIVEN, worker.doom
+            told.append((call[0], number, Answer(kind, payload, seconds, index, pid)))
+        if name is not None:
+            seat.answered += len(told)
+            self.ledger.note_pace(name, total / len(told))
+        return told
+
+    def tell(self, told: Told) -> None:
+        """Tell sinks of their answers; the lock is not held."""
+        for sink, number, answer in told:
+            try:
+                sink.answered(number, answer)
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+
+    # ---- deadlines; the lock is held
+
+    def _watch(self, worker: WorkerProcess, now: float) -> None:
+        if not worker.watched:
+            worker.watched = True
+            self.alarms.set(now + _SILENT, self._look_at_batch, worker)
+
+    def _look_at_batch(self, now: float, worker: WorkerProcess) -> None:
+        """A worker was sent several calls: if it has been silent for long, one of them is slow, and the others
+        suffer."""
+        seat = worker.seat
+        mark = worker.slab.mark() if seat.batches and seat.state != LEAVING else None
+        if mark is not None and mark != worker.mark:
+            worker.mark = mark
+            self.alarms.set(now + _SETTLED, self._look_at_batch, worker)
+            return
+        worker.watched = False
+        worker.mark = None
+        if mark is None:
+            return
+        self._late.extend(self._settle(worker, worker.slab.read(mark)))
+        if self.ledger.ready > 1:
+            self._recall(worker)
+            self.dispatch()
+        else:
+            self._slow.add(worker)
+
+    def _over_limit(self, now: float, worker: WorkerProcess, number: int, limit: float) -> None:
+        if number in worker.seat.sent:
+            self.staff.doom(worker, number, TimeLimitExceeded(limit))
+
+    def _send_home(self, now: float) -> None:
+        """Workers that have been idle for too long leave."""
+        self._idle_alarm = False
+        timeout = self._idle_timeout
+        if timeout is None:
+            return
+        for seat in self.ledger.over_time(now, timeout):
+            self.staff.dismiss(self.staff.workers[seat.index], "idle")
+        if self.ledger.idle:
+            self._idle_alarm = True
+            oldest = min(seat.since for seat in self.ledger.idle.values())
+            self.alarms.set(max(oldest + timeout, now + timeout / 4), self._send_home)
+
+    def _weigh(self, now: float) -> None:
+        """End workers that are over the hard limit of memory in the middle of a call."""
+        for worker in self.staff.workers.values():
+            used = anonymous_memory(worker.pid) if worker.seat.batches and worker.cause is None else None
+            if used is not None and self._hard_memory is not None and used > self._hard_memory:
+                worker.cause = f"it used {used >> 20} MiB of memory, over its limit of {self._hard_memory >> 20} MiB"
+                worker.kill_group()
+        self.alarms.set(now + _MEMORY_EVERY, self._weigh)
+
+
+def _after_fork() -> None:
+    for floor in list(_floors):
+        floor.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,156 @@
+"""The future that `PoolExecutor` gives: a concurrent.futures.Future that costs a third while nobody waits for it.
+
+    I/O thread       answered(): state and answer, still bytes; wakes who waits
+    callback thread  the functions of add_done_callback
+    who asks         result(), exception(): unpickles
+
+Its condition and lists are made when somebody asks for them: one that waits, `concurrent.futures.wait`, `as_completed`,
+`asyncio.wrap_future`.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from typing import TYPE_CHECKING, Any
+
+from pooltable.outcomes import Returned
+from pooltable.pool.engine import GIVEN, Answer
+
+if TYPE_CHECKING:
+    from pooltable.pool.executor import PoolExecutor
+
+# Held for an instant where a condition is made and where a future without one ends: one of the two comes first.
+_making = threading.Lock()
+_OVER = (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED)
+
+
+class PoolFuture(Future[Any]):
+    """The future of one call of a `PoolExecutor`."""
+
+    def __init__(self, executor: PoolExecutor) -> None:
+        # Not super().__init__(), which makes everything at once.
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._answer: Answer | None = None
+        self._call = 0
+        # The executor lives at least as long as a call of it is open.
+        self._executor: PoolExecutor | None = executor
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("_condition", "_waiters", "_done_callbacks"):
+            raise AttributeError(name)
+        with _making:
+            mine = self.__dict__
+            if "_condition" not in mine:
+                mine["_waiters"] = []
+                mine["_done_callbacks"] = []
+                mine["_condition"] = threading.Condition()
+        return mine[name]
+
+    # ---- told
+
+    def answered(self, call: int, answer: Answer) -> None:
+        executor, self._executor = self._executor, None
+        if answer.kind == GIVEN and isinstance(answer.payload, CancelledError):
+            self._end_cancelled(executor)
+            return
+        self._answer = answer
+        with _making:
+            alone = "_condition" not in self.__dict__
+            if alone:
+                self._state = FINISHED
+        if not alone:
+            with self._condition:
+                self._state = FINISHED
+                for waiter in self._waiters:
+                    waiter.add_result(self)
+                self._condition.notify_all()
+            self._call_back(executor)
+
+    def _end_cancelled(self, executor: PoolExecutor | None) -> None:
+        with self._condition:
+            if self._state not in _OVER:
+                self._state = CANCELLED
+            self.set_running_or_notify_cancel()
+            self._condition.notify_all()
+        self._call_back(executor)
+
+    def _call_back(self, executor: PoolExecutor | None) -> None:
+        if not self._done_callbacks:
+            return
+        if executor is None:
+            self._invoke_callbacks()
+        else:
+            executor._callbacks.run(self._invoke_callbacks)
+
+    # ---- asked
+
+    def cancel(self) -> bool:
+        """Drop the call if it has not started."""
+        if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED):
+            return True
+        executor = self._executor
+        if self._state == FINISHED or executor is None or not executor._engine.cancel(self._call):
+            return False
+        with self._condition:
+            if self._state == PENDING:
+                self._state = CANCELLED
+                self._condition.notify_all()
+        return True
+
+    def running(self) -> bool:
+        """Whether a worker has the call now."""
+        executor = self._executor
+        return self._state == PENDING and executor is not None and executor._engine.is_with_worker(self._call)
+
+    def done(self) -> bool:
+        """Whether the call was cancelled or has ended."""
+        return self._state in _OVER
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value, or the error raised; TimeoutError when it takes longer than `timeout` seconds."""
+        if self._state != FINISHED:
+            self._wait(timeout)
+        self._resolve()
+        try:
+            if self._exception is not None:
+                raise self._exception
+            return self._result
+        finally:
+            self = None  # type: ignore[assignment]  # no reference cycle through the traceback
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error that the call ended with, or None."""
+        if self._state != FINISHED:
+            self._wait(timeout)
+        self._resolve()
+        return self._exception
+
+    def _wait(self, timeout: float | None) -> None:
+        with self._condition:
+            if not self._condition.wait_for(lambda: self._state in _OVER, timeout):
+                raise TimeoutError
+        if self._state != FINISHED:
+            raise CancelledError
+
+    def _resolve(self) -> None:
+        answer = self._answer
+        if answer is not None:
+            outcome = answer.outcome(executor=True)
+            if isinstance(outcome, Returned):
+                self._result = outcome.value
+            else:
+                self._exception = outcome.error
+            self._answer = None
+
+    def __repr__(self) -> str:
+        if self._state == FINISHED:
+            self._resolve()
+        return super().__repr__()

@@ -1,0 +1,298 @@
+"""The engine for processes on this machine: takes calls, runs them in worker processes, answers each exactly once.
+
+    submit: pickle here, in the caller's thread -> floor.py: to an idle worker, or it waits -> the sink is told
+
+This is the engine's outside: what it is asked to do, checked and pickled. `floor.py` has the workers and the I/O
+thread. The floor holds no reference to the engine, so one that is dropped without being closed takes its workers
+along.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import types
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import util
+from typing import Any
+
+from pooltable.cores import usable_cores
+from pooltable.errors import UnguardedMain, WorkerStartError
+from pooltable.events import Event
+from pooltable.pool import process
+from pooltable.pool.engine import Sink, WorkerState
+from pooltable.pool.floor import Floor
+from pooltable.pool.ledger import READY, Ledger
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+_PLAIN = frozenset({types.FunctionType, types.BuiltinFunctionType})
+# So many functions are known to the workers by number; the others travel with each call.
+_FUNCTIONS = 1000
+
+
+class LocalEngine:
+    """Runs calls in up to `processes` worker processes on this machine.
+
+    `min_processes`: so many are kept alive. `memory`: bytes of anonymous memory after which a worker is replaced
+    between calls; a pair adds the size at which it is killed during one. `capture`: the folder that workers' output
+    goes to. `grace`: seconds between SIGTERM and SIGKILL. `plain_errors`: errors in the manner of concurrent.futures.
+    """
+
+    def __init__(
+        self,
+        processes: int,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        min_processes: int | None = None,
+        idle_timeout: float | None = None,
+        time_limit: float | None = None,
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+        memory: int | tuple[int, int] | None = None,
+        threads: int | None = None,
+        devices: str | Iterable[str] | None = None,
+        max_pending: int | None = None,
+        capture: str | None = None,
+        listener: Callable[[Event], object] | None = None,
+        grace: float = 5.0,
+        plain_errors: bool = False,
+    ) -> None:
+        if process.is_being_imported():
+            raise _unguarded()
+        _check(processes, min_processes, maxtasksperchild, max_pending, time_limit, idle_timeout)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        soft, hard = memory if isinstance(memory, tuple) else (memory, None)
+        self._by_value = _needs_by_value()
+        self._time_limit = time_limit
+        self._max_pending = max_pending
+        self._numbers: dict[Any, int] = {}
+        owned = threads if threads is not None else max(1, usable_cores() // processes)
+        birth = process.Birth(
+            method=process.start_method(context),
+            initializer=initializer,
+            initargs=tuple(initargs),
+            processes=processes,
+            threads=owned,
+            environment=_thread_environment(owned, threads is not None),
+            devices=device_names(devices),
+            capture=capture,
+            main=process.main_module(),
+            by_value=self._by_value,
+            plain_errors=plain_errors,
+            memory=soft,
+        )
+        self._floor = Floor(
+            birth,
+            Ledger(processes, min_processes or 0, maxtasksperchild),
+            idle_timeout=idle_timeout,
+            grace=grace,
+            hard_memory=hard,
+            listener=listener,
+        )
+        self._finalizer = util.Finalize(self, _leave, args=(weakref.ref(self), self._floor), exitpriority=15)
+
+    # ---- calls
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        sink: Sink,
+        time_limit: float | None = None,
+    ) -> int:
+        """The number of the call, which `sink` will be told the answer of. Raises what pickling raises. Never blocks,
+        unless `max_pending` calls are open already."""
+        name = self._numbers.get(function, -1) if type(function) in _PLAIN else -1
+        if name >= 0:
+            payload = pickle.dumps((args, kwargs), 5)
+        else:
+            name, payload = self._first_of(function, args, kwargs)
+        if self._by_value and _concerns_main(payload):
+            name, payload = -1, _dumps_by_value((function, args, kwargs))
+        if self._max_pending is not None:
+            self._wait_for_room(self._max_pending)
+        return self._floor.accept(sink, name, payload, self._time_limit if time_limit is None else time_limit)
+
+    def _first_of(self, function: Any, args: Any, kwargs: Any) -> tuple[int, bytes]:
+        """A function that has no number: it gets one if it is a module's, and is then sent to each worker only once."""
+        if self._by_value and getattr(function, "__module__", None) == "__main__":
+            return -1, b"__main__"
+        if type(function) in _PLAIN and len(self._numbers) < _FUNCTIONS:
+            module = sys.modules.get(getattr(function, "__module__", None) or "")
+            if module is not None and getattr(module, function.__qualname__, None) is function:
+                definition = pickle.dumps(function, 5)
+                with self._floor.lock:
+                    number = self._numbers.get(function)
+                    if number is None:
+                        number = len(self._floor.definitions)
+                        self._floor.definitions.append(definition)
+                        self._numbers[function] = number
+                return number, pickle.dumps((args, kwargs), 5)
+        return -1, pickle.dumps((function, args, kwargs), 5)
+
+    def _wait_for_room(self, most: int) -> None:
+        floor = self._floor
+        if floor.is_io_thread():
+            return  # a sink that submits more: who waits here would wait for itself
+        with floor.lock:
+            floor.room.wait_for(lambda: len(floor.ledger.calls) < most or floor.closing)
+
+    def cancel(self, call: int, kill: bool = False) -> bool:
+        """Drop a call that has not started; `kill` also ends one that runs. Its sink is told CancelledError."""
+        return self._floor.cancel(call, kill)
+
+    def cancel_waiting(self) -> None:
+        """Drop every call that was not sent to a worker."""
+        for call in self._floor.waiting():
+            self._floor.cancel(call, False)
+
+    def is_with_worker(self, call: int) -> bool:
+        """Whether a worker has been sent this call and has not answered it."""
+        with self._floor.lock:
+            return self._floor.ledger.holder(call) is not None
+
+    # ---- workers
+
+    def start(self, count: int) -> None:
+        """See to it that so many workers run or are starting, never more than `processes`; does not wait for them."""
+        self._floor.staff.want(count)
+
+    def start_here(self, count: int) -> None:
+        """Start so many workers in this thread, as `multiprocessing.Pool` does; OSError when none can be started."""
+        self._floor.staff.start_here(count)
+
+    @property
+    def ready(self) -> int:
+        """How many workers are alive and have run their initializer."""
+        return self._floor.ledger.ready
+
+    @property
+    def broken(self) -> WorkerStartError | UnguardedMain | None:
+        """Why no worker can be started; None while there is hope."""
+        return self._floor.staff.broken
+
+    def workers(self) -> tuple[WorkerState, ...]:
+        """What each worker is at."""
+        floor = self._floor
+        with floor.lock:
+            states = []
+            for worker in floor.staff.workers.values():
+                seat = worker.seat
+                state: Any = ("busy" if seat.batches else "idle") if seat.state == READY else seat.state
+                call = next(iter(seat.sent), None)
+                states.append(WorkerState(worker.index, worker.pid, state, call, seat.since))
+        return tuple(states)
+
+    def processes(self) -> list[Any]:
+        """The multiprocessing.Process objects of the workers there are."""
+        with self._floor.lock:
+            return [worker.process for worker in self._floor.staff.workers.values()]
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Take no more calls; workers leave when all are answered."""
+        self._floor.close()
+
+    def terminate(self, error: BaseException | None = None, *, kill: bool = False) -> None:
+        """Take no more calls, end what runs; every open call is answered with `error`, by default a CancelledError.
+        `kill` ends the workers with SIGKILL and no grace."""
+        self._floor.terminate(error, kill)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until all workers are gone; False if some are not after `timeout` seconds."""
+        return self._floor.join(timeout)
+
+
+def _leave(engine: weakref.ref[LocalEngine], floor: Floor) -> None:
+    floor.terminate()
+    if engine() is not None:  # at the end of the program; a dropped engine is not waited for
+        floor.join(10.0)
+
+
+def _check(
+    processes: int,
+    min_processes: int | None,
+    maxtasksperchild: int | None,
+    max_pending: int | None,
+    time_limit: float | None,
+    idle_timeout: float | None,
+) -> None:
+    if processes < 1:
+        raise ValueError("Number of processes must be at least 1")
+    if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
+        raise ValueError("maxtasksperchild must be a positive int or None")
+    if min_processes is not None and not 0 <= min_processes <= processes:
+        raise ValueError(f"min_processes must be from 0 to {processes}, not {min_processes}")
+    if max_pending is not None and max_pending < 1:
+        raise ValueError("max_pending must be at least 1")
+    for name, seconds in (("time_limit", time_limit), ("idle_timeout", idle_timeout)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} must be a positive number of seconds")
+
+
+def _thread_environment(threads: int, asked: bool) -> dict[str, str]:
+    # What the user has set stays, unless they say otherwise here.
+    return {name: str(threads) for name in _THREAD_VARIABLES if asked or name not in os.environ}
+
+
+def device_names(devices: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The devices by name: "cuda:0,cuda:1" or a list of names; "auto" is all CUDA devices there are."""
+    if devices is None:
+        return ()
+    if devices == "auto":
+        return tuple(f"cuda:{number}" for number in _cuda_devices())
+    names = devices.split(",") if isinstance(devices, str) else list(devices)
+    return tuple(name.strip() for name in names if name.strip())
+
+
+def _cuda_devices() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [number.strip() for number in visible.split(",") if number.strip()]
+    try:
+        entries = os.listdir("/dev")
+    except OSError:
+        return []
+    return sorted((entry[6:] for entry in entries if entry[:6] == "nvidia" and entry[6:].isdigit()), key=int)
+
+
+def _needs_by_value() -> bool:
+    main = sys.modules.get("__main__")
+    if getattr(getattr(main, "__spec__", None), "name", None) is not None:
+        return False
+    file = getattr(main, "__file__", None)
+    return file is None or not os.path.exists(file)
+
+
+def _concerns_main(pickled: bytes) -> bool:
+    return b"__main__" in pickled or b"__mp_main__" in pickled
+
+
+def _dumps_by_value(value: Any) -> bytes:
+    from pooltable.pool import byvalue  # cloudpickle takes a while to import, and most programs never need it
+
+    return byvalue.dumps(value)
+
+
+def _unguarded() -> UnguardedMain:
+    frame = sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__") != "__mp_main__":
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    return UnguardedMain(
+        f"{file}, line {line}: every worker imports this file, and would start workers of its own here. Put what "
+        'starts the pool under a guard:\n\n    if __name__ == "__main__":\n        ...'
+    )

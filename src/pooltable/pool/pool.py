@@ -1,0 +1,271 @@
+"""`Pool`: everything that multiprocessing.Pool offers, by the same names, on an engine that does not hang.
+
+apply, map, starmap            wait for their result
+apply_async, map_async, ...    give an AsyncResult at once          (results.py)
+imap, imap_unordered           give an iterator at once             (streams.py)
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from pooltable.cores import usable_cores
+from pooltable.pool.callbacks import Callbacks
+from pooltable.pool.chunks import call_each, call_each_unpacked
+from pooltable.pool.local import LocalEngine, device_names
+from pooltable.pool.results import AsyncResult, Callback, MapResult
+from pooltable.pool.streams import IMapIterator, IMapUnorderedIterator, _Stream
+
+RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+# A chunk of `map` has at most so many items: what a worker may be busy with when the others have nothing left.
+_LONGEST_CHUNK = 16384
+
+
+class Pool:
+    """A pool of worker processes: a drop-in for `multiprocessing.Pool`.
+
+        with Pool(4, initializer=load_model) as pool:
+            labels = pool.map(predict, images)
+
+    `processes` defaults to the cores this process may really use. `min_processes=None` starts all of them at once; a
+    number keeps that many and starts the others when calls wait. `idle_timeout`: seconds after which idle ones above
+    the minimum leave. `time_limit`: seconds that a call may run (in `map`: each item). `max_pending`: submitting
+    waits while so many calls are open. `memory`: bytes after which a worker is replaced between calls; `(soft, hard)`
+    also kills one during a call. `threads`: how many threads each worker owns. `devices`: such as "cuda:0,cuda:1" or
+    "auto".
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+        *,
+        min_processes: int | None = None,
+        idle_timeout: float | None = None,
+        time_limit: float | None = None,
+        max_pending: int | None = None,
+        memory: int | tuple[int, int] | None = None,
+        threads: int | None = None,
+        devices: str | Iterable[str] | None = None,
+    ) -> None:
+        self._state = "INIT"  # before anything can raise: __del__ looks at it
+        names = device_names(devices)
+        self._processes = processes if processes is not None else len(names) or usable_cores()
+        self._callbacks = Callbacks()
+        self._feeders: set[_Stream] = set()
+        self._feeders_changed = threading.Condition(threading.RLock())
+        self._time_limit = time_limit
+        at_once = self._processes if min_processes is None else min_processes
+        self._engine = LocalEngine(
+            self._processes,
+            initializer=initializer,
+            initargs=initargs,
+            min_processes=at_once,
+            idle_timeout=idle_timeout,
+            time_limit=time_limit,
+            maxtasksperchild=maxtasksperchild,
+            context=context,
+            memory=memory,
+            threads=threads,
+            devices=names or None,
+            max_pending=max_pending,
+        )
+        self._engine.start_here(at_once)
+        self._state = RUN
+
+    # ---- one call
+
+    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
+        """`func(*args, **kwds)`, run in a worker."""
+        return self.apply_async(func, args, kwds).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callback = None,
+        error_callback: Callback = None,
+        *,
+        time_limit: float | None = None,
+    ) -> AsyncResult:
+        """The result of `func(*args, **kwds)`, at once; `time_limit` is for this call alone."""
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        result = AsyncResult(self, callback, error_callback)
+        try:
+            result._call = self._engine.submit(func, args, kwds, sink=result, time_limit=time_limit)
+        except Exception as error:
+            self._submit_failed(result, error)
+        return result
+
+    def _submit_failed(self, result: AsyncResult, error: Exception) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running") from None
+        result._fail(error)
+
+    # ---- many calls
+
+    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
+        """`[func(item) for item in iterable]`, run in the workers."""
+        return self._map_async(func, iterable, chunksize, call_each, None, None).get()  # type: ignore[no-any-return]
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callback = None,
+        error_callback: Callback = None,
+    ) -> MapResult:
+        """The result of `map`, at once."""
+        return self._map_async(func, iterable, chunksize, call_each, callback, error_callback)
+
+    def starmap(
+        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[Any]:
+        """`[func(*item) for item in iterable]`, run in the workers."""
+        return self._map_async(func, iterable, chunksize, call_each_unpacked, None, None).get()  # type: ignore[no-any-return]
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callback = None,
+        error_callback: Callback = None,
+    ) -> MapResult:
+        """The result of `starmap`, at once."""
+        return self._map_async(func, iterable, chunksize, call_each_unpacked, callback, error_callback)
+
+    def _map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        each: Callable[..., Any],
+        callback: Callback,
+        error_callback: Callback,
+    ) -> MapResult:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        items = list(iterable)
+        result = MapResult(self, callback, error_callback)
+        if self._time_limit is not None:
+            chunksize = 1  # the limit is for each item
+        try:
+            for chunk in _chunks(items, chunksize, self._processes):
+                result._numbers.append(self._engine.submit(each, (func, chunk), sink=result._part()))
+        except Exception as error:
+            if self._state == TERMINATE:
+                raise ValueError("Pool not running") from None
+            result._part_failed(error)
+        result._all_sent()
+        return result
+
+    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
+        """The values of `func(item)`, one by one in order, while `iterable` is still being read."""
+        self._check(chunksize)
+        return IMapIterator(self, func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapUnorderedIterator:
+        """The values of `func(item)` as they come, while `iterable` is still being read."""
+        self._check(chunksize)
+        return IMapUnorderedIterator(self, func, iterable, chunksize)
+
+    def _check(self, chunksize: int) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+
+    # ---- the end
+
+    def close(self) -> None:
+        """Take no more calls. Workers leave when all have been answered; `join` waits for that."""
+        if self._state == RUN:
+            self._state = CLOSE
+            with self._feeders_changed:
+                for stream in self._feeders:
+                    stream.lift_bound()
+                if not self._feeders:
+                    self._engine.close()
+
+    def terminate(self) -> None:
+        """Take no more calls and end what runs; calls that are open end with CancelledError."""
+        self._state = TERMINATE
+        self._engine.terminate()
+        for stream in list(self._feeders):
+            stream.lift_bound()
+
+    def join(self) -> None:
+        """Wait until the workers are gone and the callbacks were called; after `close` or `terminate`."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        with self._feeders_changed:
+            # A source that never ends may keep its feeder for ever; after terminate nobody waits for that.
+            self._feeders_changed.wait_for(lambda: not self._feeders or self._state == TERMINATE)
+        self._engine.join()
+        self._callbacks.finish()
+
+    def _feeder_started(self, stream: _Stream) -> None:
+        with self._feeders_changed:
+            self._feeders.add(stream)
+
+    def _feeder_ended(self, stream: _Stream) -> None:
+        with self._feeders_changed:
+            self._feeders.discard(stream)
+            if self._state == CLOSE and not self._feeders:
+                self._engine.close()
+            self._feeders_changed.notify_all()
+
+    def __enter__(self) -> Pool:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.terminate()
+
+    def __del__(self, _warn: Any = warnings.warn, _run: str = RUN) -> None:
+        if self._state == _run:
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+
+    def __reduce__(self) -> Any:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __repr__(self) -> str:
+        kind = type(self)
+        return f"<{kind.__module__}.{kind.__qualname__} state={self._state} pool_size={len(self._pool)}>"
+
+    # ---- what programs look at though it has an underscore
+
+    @property
+    def _pool(self) -> list[Any]:
+        return self._engine.processes() if hasattr(self, "_engine") else []
+
+    def _repopulate_pool(self) -> None:
+        self._engine.start(self._processes)
+
+
+def _chunks(items: list[Any], size: int | None, workers: int) -> Iterator[tuple[Any, ...]]:
+    """The items in chunks of `size`, or in chunks that become smaller towards the end, so that all workers end
+    together."""
+    start = 0
+    while start < len(items):
+        if size is None:
+            length = min(_LONGEST_CHUNK, max(1, (len(items) - start) // (2 * workers)))
+        else:
+            length = max(1, size)
+        yield tuple(items[start : start + length])
+        start += length

@@ -1,0 +1,332 @@
+"""Workers come and go: started, greeted, dismissed, killed, buried, replaced.
+
+    start thread    there while workers are to be started, because that takes milliseconds
+    I/O thread      everything else
+
+A worker that dies fails only the call it was running. When workers cannot be started, that is tried again, later and
+later, and given up after a few times in a row: then every call that waits gets the error.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from pooltable.errors import UnguardedMain, WorkerLost, WorkerStartError
+from pooltable.events import Event, WorkerEnded, WorkerReady, WorkersBroken, WorkerStarting
+from pooltable.pool.causes import OutOfMemoryCounter, likely_cause
+from pooltable.pool.engine import GIVEN, Answer
+from pooltable.pool.ledger import LEAVING, STARTING, Seat
+from pooltable.pool.process import Birth, WorkerProcess
+from pooltable.pool.worker import dump_signal
+
+if TYPE_CHECKING:
+    from pooltable.pool.floor import Floor
+
+# A worker whose call is ended gets so many seconds to write down its stacks before it gets SIGTERM.
+_DUMP = 0.05
+# A worker that was told to leave may take so many seconds over it.
+_LEAVE = 30.0
+# One that runs nothing that anybody waits for gets so many between SIGTERM and SIGKILL.
+_SHORT_GRACE = 1.0
+
+
+class Staff:
+    """The workers of one floor."""
+
+    def __init__(self, floor: Floor, birth: Birth, grace: float, listener: Callable[[Event], object] | None) -> None:
+        self.workers: dict[int, WorkerProcess] = {}  # by index
+        self.held: set[WorkerProcess] = set()  # those whose descriptors are open
+        self.broken: WorkerStartError | UnguardedMain | None = None
+        self.merciless = False  # whether to kill without SIGTERM first
+        self.killed_by_memory = OutOfMemoryCounter()
+        self.grace = grace
+        self._floor = floor
+        self._birth = birth
+        self._listener = listener
+        self._orders: deque[Seat] = deque()
+        self._starter: threading.Thread | None = None
+        self._arrived: deque[WorkerProcess] = deque()
+        self._failed: deque[tuple[Seat, BaseException]] = deque()
+        self._hiring_at = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody is being started."""
+        return bool(self._starter or self._arrived or self._failed)
+
+    # ---- starting; the lock is held
+
+    def hire(self) -> None:
+        """Start as many workers as are missing."""
+        if self.broken is None and not self._floor.terminating and monotonic() >= self._hiring_at:
+            self._order(self._floor.ledger.missing())
+
+    def want(self, count: int) -> None:
+        """See to it that at least so many workers run or are starting, as far as there may be so many."""
+        with self._floor.lock:
+            ledger = self._floor.ledger
+            self._order(min(count, ledger.size) - len(ledger.seats))
+
+    def _order(self, count: int) -> None:
+        for _ in range(count):
+            self._orders.append(self._floor.ledger.seat_new())
+        if self._orders and self._starter is None:
+            self._floor.ensure_thread()
+            self._starter = threading.Thread(target=self._start_ordered, name="pooltable-start", daemon=True)
+            self._starter.start()
+
+    # ---- starting; any thread
+
+    def _start_ordered(self) -> None:
+        while True:
+            with self._floor.lock:
+                if not self._orders:
+                    self._starter = None
+                    break
+                seat = self._orders.popleft()
+            try:
+                self._arrived.append(self._start(seat))
+            except BaseException as error:
+                self._failed.append((seat, error))
+            self._floor.wake()
+        self._floor.wake()
+
+    def start_here(self, count: int) -> None:
+        """Start so many workers in this thread. OSError when not one of them can be started."""
+        floor = self._floor
+        for started in range(count):
+            with floor.lock:
+                seat = floor.ledger.seat_new()
+            try:
+                self._arrived.append(self._start(seat))
+            except BaseException as error:
+                with floor.lock:
+                    floor.ledger.remove(seat)
+                if started and isinstance(error, OSError):
+                    self._try_again_later(monotonic() + 1.0)
+                    break
+                floor.terminate()
+                floor.ensure_thread()
+                floor.join(self.grace)
+                raise
+        floor.ensure_thread()
+        floor.wake()
+
+    def _start(self, seat: Seat) -> WorkerProcess:
+        worker = WorkerProcess(self._birth, seat)
+        self.held.add(worker)  # before the fork, so that the child closes what is the parent's alone
+        try:
+            worker.start()
+        except BaseException:
+            self.held.discard(worker)
+            worker.close()
+            raise
+        with self._floor.lock:
+            self.workers[worker.index] = worker
+        return worker
+
+    # ---- the I/O thread
+
+    def turn(self) -> None:
+        """Welcome who was started meanwhile."""
+        while self._arrived:
+            self._welcome(self._arrived.popleft())
+        while self._failed:
+            seat, error = self._failed.popleft()
+            with self._floor.lock:
+                self._floor.ledger.remove(seat)
+            if isinstance(error, OSError):
+                self._tell(WorkerEnded(seat.index, 0, None, "start failed", str(error)))
+            self._start_failed(error, None)
+
+    def _welcome(self, worker: WorkerProcess) -> None:
+        """A process was started: from now on it is listened to."""
+        worker.born = worker.seat.since = monotonic()
+        self._floor.listen_to(worker, self._bury)
+        self._tell(WorkerStarting(worker.index, worker.pid))
+        if self._floor.terminating or self.broken is not None:
+            with self._floor.lock:
+                self._kill(worker)
+
+    def greet(self, worker: WorkerProcess, message: tuple[Any, ...]) -> None:
+        """It says that it is ready, or that its start has failed and it will be gone in a moment."""
+        if message[0] == "failed":
+            worker.failure = message[1:]
+            return
+        now = monotonic()
+        self._tell(WorkerReady(worker.index, worker.pid, now - worker.born))
+        with self._floor.lock:
+            if worker.seat.state == STARTING:
+                self._hiring_at = 0.0
+                worker.seat.since = now
+                self._floor.ledger.became_ready(worker.seat)
+                self._floor.next(worker)
+
+    def _bury(self, worker: WorkerProcess, _: int) -> None:
+        """A process has ended: answer for the call it ran, see to the other calls and to a new worker."""
+        floor, seat = self._floor, worker.seat
+        told = floor.hear_the_last_of(worker)
+        worker.kill_group()
+        worker.reap(2.0)
+        with floor.lock:
+            was_starting = seat.state == STARTING
+            death = floor.ledger.gone(seat, worker.slab.started())
+            if death.lost is not None:
+                sink = floor.ledger.calls.pop(death.lost)[0]
+                lost = Answer(GIVEN, self._loss(worker), monotonic() - seat.since, worker.index, worker.pid)
+                told.append((sink, death.lost, lost))
+            self.workers.pop(worker.index, None)
+            self.held.discard(worker)
+            worker.close()
+            floor.room.notify_all()
+        why: Any = worker.why or ("start failed" if was_starting else "lost")
+        self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, _detail(worker)))
+        floor.tell(told)
+        if death.useless and not worker.why:
+            self._start_failed(None, worker)
+        with floor.lock:
+            floor.dispatch()
+            self.hire()
+
+    def _loss(self, worker: WorkerProcess) -> BaseException:
+        if worker.doom is not None:
+            return worker.doom
+        code = worker.exitcode
+        cause = worker.cause or likely_cause(code, code == -signal.SIGKILL and self.killed_by_memory.rose())
+        return WorkerLost(worker.pid, code, cause)
+
+    def _start_failed(self, error: BaseException | None, worker: WorkerProcess | None) -> None:
+        """A worker could not be started, or ended before it was of any use: try again later, or give up."""
+        with self._floor.lock:
+            delay = self._floor.ledger.start_failed()
+            # What is raised while a process is made, other than by the system, is raised by pickling the initializer.
+            hopeless = not isinstance(error, OSError) if worker is None else worker.is_unguarded
+            if delay is None or hopeless:
+                self._give_up(_start_error(error, worker))
+            else:
+                self._try_again_later(monotonic() + delay)
+
+    def _try_again_later(self, when: float) -> None:
+        self._hiring_at = when
+        self._floor.alarms.set(when, self._hire_again)
+
+    def _hire_again(self, now: float) -> None:
+        self.hire()
+
+    def _give_up(self, error: WorkerStartError | UnguardedMain) -> None:
+        """No worker can be started: every call that waits, and every later one, fails with `error`."""
+        if self.broken is not None:
+            return
+        self.broken = error
+        ledger = self._floor.ledger
+        sent = {number for seat in ledger.seats.values() for number in seat.sent}
+        for number in [number for number in ledger.calls if number not in sent]:
+            self._floor.give(number, error)
+        ledger.waiting.clear()
+        self._cancel_orders()
+        for worker in self.workers.values():
+            if worker.seat.state == STARTING:
+                self._kill(worker)
+        self._tell(WorkersBroken(error))
+
+    def _cancel_orders(self) -> None:
+        while self._orders:
+            self._floor.ledger.remove(self._orders.popleft())
+
+    # ---- ending; the lock is held
+
+    def dismiss(self, worker: WorkerProcess, why: str) -> None:
+        """Tell a worker to leave when it has done what it is at."""
+        worker.why = why
+        self._floor.ledger.leaves(worker.seat)
+        self._floor.post(worker, None)
+        self._floor.alarms.set(monotonic() + _LEAVE, self._put_to_death, worker)
+
+    def dismiss_all(self) -> None:
+        """Tell all workers to leave. Those that are starting are told when they are ready."""
+        with self._floor.lock:
+            for worker in self.workers.values():
+                if worker.seat.state not in (STARTING, LEAVING):
+                    self.dismiss(worker, "stopped")
+
+    def kill_all(self) -> None:
+        """End every worker, whatever it does."""
+        self._cancel_orders()
+        for worker in self.workers.values():
+            self._kill(worker)
+
+    def abandon(self) -> None:
+        """Kill and bury without ceremony: nobody is there to look after anything."""
+        for worker in self.held:
+            worker.kill_group()
+            worker.reap(1.0)
+            worker.close()
+        self.held.clear()
+
+    def _kill(self, worker: WorkerProcess) -> None:
+        """End a worker that runs nothing that anybody waits for."""
+        if worker.why == "killed":
+            return
+        worker.why = "killed"
+        self._floor.ledger.leaves(worker.seat)
+        if self.merciless:
+            worker.kill_group()
+        else:
+            worker.signal(signal.SIGTERM)
+            self._floor.alarms.set(monotonic() + min(self.grace, _SHORT_GRACE), self._put_to_death, worker)
+
+    def doom(self, worker: WorkerProcess, number: int, error: BaseException) -> None:
+        """End the call that a worker runs: its stacks to its stderr, SIGTERM, and after the grace SIGKILL."""
+        if worker.doom is not None:
+            return
+        worker.doom, worker.doomed, worker.why = error, number, "killed"
+        self._floor.ledger.leaves(worker.seat)
+        worker.signal(dump_signal())
+        # Of two signals that wait for a process the one with the lower number is delivered first.
+        term_at = monotonic() + _DUMP
+        self._floor.alarms.set(term_at, self._terminate, worker)
+        self._floor.alarms.set(term_at + self.grace, self._put_to_death, worker)
+
+    def _terminate(self, now: float, worker: WorkerProcess) -> None:
+        if worker in self.held:
+            worker.signal(signal.SIGTERM)
+
+    def _put_to_death(self, now: float, worker: WorkerProcess) -> None:
+        if worker in self.held:
+            worker.kill_group()
+
+    def _tell(self, event: Event) -> None:
+        if self._listener is not None:
+            try:
+                self._listener(event)
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+
+
+def _detail(worker: WorkerProcess) -> str:
+    if worker.failure is not None:
+        return str(worker.failure[0][2])
+    return worker.cause or (str(worker.doom) if worker.doom is not None else "")
+
+
+def _start_error(error: BaseException | None, worker: WorkerProcess | None) -> WorkerStartError | UnguardedMain:
+    if worker is None:
+        text = "".join(traceback.format_exception(error))
+        return WorkerStartError(f"no worker can be started: {type(error).__name__}: {error}", text)
+    if worker.failure is None:
+        how = likely_cause(worker.exitcode, False)
+        return WorkerStartError(
+            f"no worker can be started: worker {worker.pid} ended with exit code {worker.exitcode} before its first"
+            " call" + (f" ({how})" if how and (worker.exitcode or 0) < 0 else "")
+        )
+    described, unguarded = worker.failure
+    if unguarded:
+        return UnguardedMain(described[1])
+    return WorkerStartError(f"no worker can be started: {described[0]}: {described[1]}", described[2])

@@ -1,0 +1,192 @@
+"""Messages <-> bytes over the socket between the parent and one worker.
+
+    a message       tuples, lists, numbers, bytes and str, as `marshal` writes them: one packet
+    a long message  b"L" and its length in one packet, then its bytes in packets of up to 64 KiB
+
+The packets of a SEQPACKET socket arrive whole or not at all, so a worker that dies half-way through a message leaves
+no half message behind; where there is no SEQPACKET a stream carries the same packets, each behind its length. Both
+ends run the same Python, so `marshal` may be used: it is several times faster than pickle on such values. What users
+send is pickled inside, as bytes, and not looked at here.
+"""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import socket
+import struct
+from collections import deque
+from typing import Any
+
+# A SEQPACKET packet must fit the socket's send buffer (about 208 KiB by default) as a whole, else it is never sent.
+PACKET = 65536
+# So many packets of a long message at a time, where the socket does not block.
+_PATIENCE = 32
+_LONG = ord("L")
+_SIZE = struct.Struct("<cQ")
+_STREAM_SIZE = struct.Struct("<I")
+_VERSION = 2  # of marshal: later ones look for repeated objects, which costs more than it saves here
+
+
+def pack(message: Any) -> bytes:
+    """The bytes of a message."""
+    return marshal.dumps(message, _VERSION)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets: the parent's, which never blocks, and the worker's."""
+    kind = getattr(socket, "SOCK_SEQPACKET", socket.SOCK_STREAM)
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+    except OSError:
+        # macOS knows the constant but has no such sockets.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def channel(end: socket.socket) -> Channel:
+    """The channel over a socket that `pair` made."""
+    return StreamChannel(end) if end.type == socket.SOCK_STREAM else Channel(end)
+
+
+class Channel:
+    """One end of a worker's socket.
+
+    On a socket that does not block, `send` keeps what the socket does not take and returns False, and `flush` goes on
+    with it; `receive` raises BlockingIOError while there is no whole message. It raises EOFError at the end.
+    """
+
+    __slots__ = ("_buffer", "_filled", "_long", "_outbox", "_view", "socket")
+
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+        # Kept for all messages: a fresh buffer of this size at every call makes the C library map and unmap memory.
+        self._buffer = bytearray(PACKET)
+        self._view = memoryview(self._buffer)
+        self._outbox: deque[bytes | memoryview] = deque()
+        self._long: memoryview | None = None
+        self._filled = 0
+
+    def send(self, data: bytes) -> bool:
+        """Send what `pack` made; False when part of it waits for `flush`."""
+        if not self._outbox and len(data) <= PACKET:
+            try:
+                self.socket.send(data)
+                return True
+            except (BlockingIOError, InterruptedError):
+                pass
+            except OSError as error:
+                if not _is_full(error):
+                    raise
+        return self._send_later(data)
+
+    def _send_later(self, data: bytes) -> bool:
+        if len(data) <= PACKET:
+            self._outbox.append(data)
+        else:
+            self._outbox.append(_SIZE.pack(b"L", len(data)))
+            view = memoryview(data)
+            self._outbox.extend(view[start : start + PACKET] for start in range(0, len(data), PACKET))
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send what waits; True when nothing waits any more."""
+        outbox = self._outbox
+        patience = _PATIENCE if self.socket.gettimeout() is not None else len(outbox)
+        while outbox:
+            patience -= 1
+            if patience < 0:
+                return False
+            try:
+                self.socket.send(outbox[0])
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                if _is_full(error):
+                    return False
+                outbox.clear()
+                raise
+            outbox.popleft()
+        return True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for `flush`."""
+        return bool(self._outbox)
+
+    def receive(self) -> Any:
+        """The next message."""
+        if self._long is None:
+            size = self.socket.recv_into(self._buffer)
+            if size == 0:
+                raise EOFError
+            if self._buffer[0] != _LONG:
+                return marshal.loads(self._view[:size])
+            self._long = memoryview(bytearray(_SIZE.unpack(self._view[:size])[1]))
+            self._filled = 0
+        return self._receive_long(self._long)
+
+    def _receive_long(self, data: memoryview) -> Any:
+        # A bounded number of packets at a time: the parent has other workers to listen to.
+        for _ in range(_PATIENCE):
+            size = self.socket.recv_into(data[self._filled : self._filled + PACKET])
+            if size == 0:
+                raise EOFError
+            self._filled += size
+            if self._filled == len(data):
+                self._long = None
+                return marshal.loads(data)
+        if self.socket.gettimeout() is None:
+            return self._receive_long(data)
+        raise BlockingIOError
+
+    def close(self) -> None:
+        self._outbox.clear()
+        self.socket.close()
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOBUFS, errno.ENOMEM)
+
+
+class StreamChannel(Channel):
+    """The same over a stream: every message goes behind its length."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, end: socket.socket) -> None:
+        super().__init__(end)
+        self._head = bytearray()
+
+    def send(self, data: bytes) -> bool:
+        self._outbox.append(_STREAM_SIZE.pack(len(data)) + data)
+        return self.flush()
+
+    def flush(self) -> bool:
+        outbox = self._outbox
+        while outbox:
+            try:
+                sent = self.socket.send(outbox[0])
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError:
+                outbox.clear()
+                raise
+            if sent == len(outbox[0]):
+                outbox.popleft()
+            else:
+                outbox[0] = memoryview(outbox[0])[sent:]
+        return True
+
+    def receive(self) -> Any:
+        while self._long is None:
+            part = self.socket.recv(_STREAM_SIZE.size - len(self._head))
+            if not part:
+                raise EOFError
+            self._head += part
+            if len(self._head) == _STREAM_SIZE.size:
+                self._long = memoryview(bytearray(_STREAM_SIZE.unpack(self._head)[0]))
+                self._filled = 0
+                self._head.clear()
+        return self._receive_long(self._long)

@@ -1,0 +1,293 @@
+"""Runs calls in a worker process.
+
+    parent                                      worker
+    calls, one or a small batch  -- wire -->    take a token -> load -> run -> pickle -> note in the slab
+    answers                      <-- wire --    at the end of the batch, or after a millisecond
+
+A worker runs one call at a time, in the order it got them, on its main thread, and starts no thread of its own. It
+shares no lock, queue or semaphore with any other process, so it can die at any moment and harm nobody. It imports as
+little as possible: the user's own modules are what its start should cost.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import sys
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from pooltable.pool.slab import Slab, Tokens
+from pooltable.pool.wire import Channel, channel, pack
+
+# How a call ended; engine.py has the same numbers, and is not imported here for what it would import.
+RETURNED = 0
+RAISED = 1
+
+# Results wait in the worker for at most so long, in seconds, before they are sent, and while they are at most so large.
+_FLUSH = 0.001
+_ENOUGH = 49152
+_LONGEST_TEXT = 262144
+# The exit code of a worker whose socket was closed by the function it ran.
+CLOSED_BY_CALL = 74
+
+
+class Identity(NamedTuple):
+    """Who this worker is: its slot from 0 up, the threads it owns, its device, and how many workers there may be."""
+
+    index: int  # type: ignore[assignment]  # a method of tuples that nobody calls here
+    threads: int
+    device: str | None
+    processes: int
+
+
+_identity: Identity | None = None
+_recycle = False
+
+
+def identity() -> Identity | None:
+    """Who this worker is; None outside a worker."""
+    return _identity
+
+
+def ask_to_be_recycled() -> None:
+    """Leave after the call that runs now, and be replaced by a fresh worker."""
+    global _recycle
+    _recycle = True
+
+
+class Orders(NamedTuple):
+    """What a worker is told when it is started."""
+
+    index: int  # type: ignore[assignment]
+    processes: int
+    threads: int
+    device: str | None
+    environment: dict[str, str]
+    capture: str | None
+    main: dict[str, Any]
+    by_value: bool
+    plain_errors: bool
+    memory: int | None
+
+
+def main(orders: Orders, task: Any, end: Any, lifeline: Any, slab: Any, tokens: Any) -> None:
+    """The whole life of a worker; `task` gives the initializer and its arguments when it is asked."""
+    global _identity
+    from pooltable.pool import birth
+
+    birth.settle(orders, lifeline.take())
+    _identity = Identity(orders.index, orders.threads, orders.device, orders.processes)
+    end = socket.socket(fileno=end.take())
+    end.settimeout(None)  # the program may have set another default
+    line = channel(end)
+    # A task may close every descriptor and open a file in its place; answers must never be written into that file.
+    inode = os.fstat(line.socket.fileno()).st_ino
+    mine = Slab(slab.take())
+    taken = tokens.take()
+    failure = birth.prepare(orders, task)
+    if failure is not None:
+        line.send(pack(("failed", *failure)))
+        return
+    line.send(pack(("ready",)))
+    try:
+        _serve(line, inode, mine, Tokens(taken), orders)
+    except (EOFError, ConnectionError):
+        pass  # the parent is gone or wants nothing more
+
+
+def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders) -> None:
+    loads, dumps, clock = pickle.loads, pickle.dumps, perf_counter
+    words, take, note, receive = slab.words, tokens.take, slab.write, line.receive
+    functions: list[Any] = []
+    weigh = _Scales(orders.memory)
+    function: Any = None
+    while (message := receive()) is not None:
+        definitions, tokened, calls = message
+        for definition in definitions:
+            functions.append(_Late(definition))
+        answers: list[tuple[int, int, float, Any]] = []
+        weight = dropped = 0
+        last = len(calls) - 1
+        flushed = ended = clock()
+        for position, (number, name, payload) in enumerate(calls):
+            if tokened and not take():
+                dropped = len(calls) - position
+                break
+            began = ended
+            words[0] = number
+            try:
+                if name < 0:
+                    function, args, kwargs = loads(payload)
+                else:
+                    args, kwargs = loads(payload)
+                    function = functions[name]
+                    if type(function) is _Late:
+                        function = functions[name] = function.load()
+                value = function(*args, **kwargs)
+                kind = RETURNED
+                try:
+                    data: Any = dumps(value, 5)
+                except Exception as error:
+                    kind, data = _unpicklable(error, value, orders)
+            except BaseException as error:
+                kind, data = RAISED, describe(error)
+                if isinstance(error, MemoryError):
+                    ask_to_be_recycled()
+            function = args = kwargs = value = None
+            ended = clock()
+            answer = (number, kind, ended - began, data)
+            answers.append(answer)
+            weight += len(data)
+            if position == last:
+                break
+            if _recycle:
+                dropped = last - position
+                break
+            if ended - flushed > _FLUSH or weight > _ENOUGH or not note(answer):
+                _check(line, inode)
+                line.send(pack((answers, False, 0, False)))
+                slab.clear()
+                answers = []
+                weight = 0
+                flushed = ended
+        weigh(ended)
+        _check(line, inode)
+        line.send(pack((answers, True, dropped, _recycle)))
+        slab.clear()
+        if _recycle:
+            return
+
+
+def _check(line: Channel, inode: int) -> None:
+    try:
+        if os.fstat(line.socket.fileno()).st_ino == inode:
+            return
+    except OSError:
+        pass
+    os._exit(CLOSED_BY_CALL)
+
+
+class _Late:
+    """A function that is loaded when it is first called, so that an import that fails is that call's error."""
+
+    __slots__ = ("definition",)
+
+    def __init__(self, definition: bytes) -> None:
+        self.definition = definition
+
+    def load(self) -> Any:
+        return pickle.loads(self.definition)
+
+
+class _Scales:
+    """Asks for a fresh worker when this one's anonymous memory has grown over the limit; looks at most every 0.1 s."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._next = 0.0
+
+    def __call__(self, now: float) -> None:
+        if self._limit is None or now < self._next:
+            return
+        self._next = now + 0.1
+        if (anonymous_memory("self") or 0) > self._limit:
+            ask_to_be_recycled()
+
+
+def anonymous_memory(pid: int | str) -> int | None:
+    """The bytes of anonymous memory a process has in use, mapped files and buffers not counted; None if unknown."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as status:
+            for row in status:
+                if row.startswith(b"RssAnon:"):
+                    return int(row.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _unpicklable(error: Exception, value: Any, orders: Orders) -> tuple[int, Any]:
+    """What is answered for a value that does not pickle."""
+    if orders.by_value:
+        from pooltable.pool import byvalue
+
+        try:
+            return RETURNED, byvalue.dumps(value)
+        except Exception as second:
+            error = second
+    if orders.plain_errors:
+        return RAISED, describe(error)
+    from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+
+    try:
+        wrapped: Exception = MaybeEncodingError(error, value)
+    except Exception as second:  # the value's own __repr__ raised
+        wrapped = MaybeEncodingError(
+            error, f"a {type(value).__qualname__}, whose __repr__ raised {type(second).__name__}"
+        )
+    return RAISED, describe(wrapped, cause=error)
+
+
+def describe(error: BaseException, *, skip: int = 1, cause: BaseException | None = None) -> tuple[Any, ...]:
+    """An error as plain values: type name, message, traceback text, the error pickled or None, is it an Exception.
+
+    `skip` frames of ours stand before the user's in its traceback. Nothing that the error's class does gets out of
+    here.
+    """
+    kind = type(error)
+    try:
+        message = str(error)
+    except BaseException as second:
+        message = f"(its __str__ raised {type(second).__name__})"
+    try:
+        pickled: bytes | None = pickle.dumps(error, 5)
+    except BaseException:
+        pickled = _by_value(error)
+    return (
+        f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__qualname__,
+        _short(message),
+        _short(_traceback(cause or error, skip)),
+        pickled,
+        isinstance(error, Exception),
+    )
+
+
+def _by_value(error: BaseException) -> bytes | None:
+    if "pooltable.pool.byvalue" not in sys.modules:
+        return None
+    from pooltable.pool import byvalue
+
+    try:
+        return byvalue.dumps(error)
+    except BaseException:
+        return None
+
+
+def _traceback(error: BaseException, skip: int) -> str:
+    import traceback
+
+    try:
+        frames = error.__traceback__
+        while skip and frames is not None and frames.tb_next is not None:
+            frames = frames.tb_next
+            skip -= 1
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except BaseException as second:
+        return f"{type(error).__qualname__} (its traceback cannot be put in words: {type(second).__name__})\n"
+
+
+def _short(text: str) -> str:
+    if len(text) <= _LONGEST_TEXT:
+        return text
+    half = _LONGEST_TEXT // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+
+
+def dump_signal() -> int:
+    """The signal that makes a worker write its stacks to stderr."""
+    if hasattr(signal, "SIGRTMAX"):
+        return int(signal.SIGRTMAX) - 3
+    return int(signal.SIGUSR2)

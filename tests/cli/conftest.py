@@ -1,0 +1,135 @@
+"""The real command in a process of its own, in a folder with code and a SQLite file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+APP = """
+import logging, os, sys, time
+
+log = logging.getLogger("app")
+
+def mission(row):
+    return row.name.upper()
+
+def picky(row):
+    print("looking at", row.name)
+    if row.id % 2 == 0:
+        log.warning("an even one")
+        raise ValueError(f"row {row.id} is even")
+    return row.name
+
+def nothing(row):
+    pass
+
+def hopeless(row):
+    raise RuntimeError("the model is gone")
+
+def deadly(row):
+    print("last words", flush=True)
+    os.kill(os.getpid(), 9)
+
+def slow(row):
+    time.sleep(60)
+
+def waiting(row):
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+
+def noisy(row):
+    os.write(1, b"from C\\n")
+    print("on stderr", file=sys.stderr)
+    log.info("a record of row %s", row.id)
+
+def prepare():
+    log.info("prepared")
+
+def broken_start():
+    raise OSError("no such model file")
+
+def needs_two(row, extra):
+    pass
+
+async def later(row):
+    pass
+
+answer = 42
+"""
+
+
+class Done(subprocess.CompletedProcess[str]):
+    """A command that ended; `line` is the only line on stderr."""
+
+    @property
+    def line(self) -> str:
+        lines = self.stderr.splitlines()
+        assert len(lines) == 1, self.stderr
+        assert "Traceback" not in self.stderr
+        return lines[0]
+
+
+class Folder:
+    """A folder with app.py and work.db, whose table host(id, name, caption, status) has `rows` rows that wait."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.environment: dict[str, str] = {}
+        (path / "app.py").write_text(APP)
+
+    def sql(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        connection = sqlite3.connect(self.path / "work.db")
+        try:
+            found = connection.execute(statement, values).fetchall()
+            connection.commit()
+        finally:
+            connection.close()
+        return found
+
+    def make_hosts(self, rows: int = 4) -> None:
+        self.sql(
+            "CREATE TABLE host (id INTEGER PRIMARY KEY, name TEXT NOT NULL, caption TEXT,"
+            " status TEXT NOT NULL DEFAULT 'PENDING')"
+        )
+        for number in range(1, rows + 1):
+            self.sql("INSERT INTO host (id, name) VALUES (?, ?)", (number, f"web{number}"))
+        (self.path / "pooltable.toml").write_text(
+            'db = "work.db"\ntable = "host"\nwrite = ["caption"]\nprocesses = 2\n'
+        )
+
+    def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("POOLTABLE_")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "pooltable", *map(str, arguments)],
+            cwd=self.path,
+            env={**ours, **self.environment},
+            text=True,
+            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+        )
+
+    def run(self, *arguments: object, stdin: str = "", seconds: float = 50) -> Done:
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(stdin, timeout=seconds)
+        finally:
+            process.kill()
+            process.wait()
+        return Done(process.args, process.returncode, out, err)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def hosts(folder: Folder) -> Folder:
+    folder.make_hosts()
+    return folder

@@ -1,0 +1,272 @@
+"""The commands around a run: init, add, status, failures, show, logs, retry, pause, resume, release, config, demo."""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from typing import Any
+
+import pytest
+
+
+def status(folder: Any, *options: str) -> dict[str, Any]:
+    done = folder.run("status", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+# ---- init
+
+
+def test_init_makes_the_side_tables_and_writes_the_settings_down(folder: Any) -> None:
+    folder.make_hosts()
+    (folder.path / "pooltable.toml").unlink()
+    done = folder.run("init", "--db", "sqlite:///work.db", "--table", "host", "--write", "caption")
+    assert done.returncode == 0
+    assert "4 rows wait" in done.stdout
+    assert tomllib.loads((folder.path / "pooltable.toml").read_text()) == {
+        "db": "sqlite:///work.db",
+        "table": "host",
+        "write": ["caption"],
+    }
+    assert len(folder.sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'pooltable%'")) == 3
+    assert folder.run("run", "app:mission").returncode == 0
+
+
+def test_init_takes_the_only_table_and_asks_for_one_of_many(folder: Any) -> None:
+    folder.make_hosts()
+    (folder.path / "pooltable.toml").unlink()
+    assert "table host" in folder.run("init", "--db", "work.db").stdout
+    (folder.path / "pooltable.toml").unlink()
+    folder.sql("CREATE TABLE other (id INTEGER PRIMARY KEY)")
+    line = folder.run("init", "--db", "work.db").line
+    assert all(part in line for part in ("host", "other", "--table"))
+
+
+def test_init_print_shows_the_sql_and_changes_nothing(hosts: Any) -> None:
+    done = hosts.run("init", "--print")
+    assert done.returncode == 0
+    assert "CREATE TABLE" in done.stdout
+    assert hosts.sql("SELECT name FROM sqlite_master WHERE name LIKE 'pooltable%'") == []
+    hosts.sql("BEGIN")
+    for statement in done.stdout.split(";\n"):
+        hosts.sql(statement)
+
+
+def test_init_index_makes_the_index(hosts: Any) -> None:
+    before = len(hosts.sql("SELECT 1 FROM sqlite_master WHERE type = 'index' AND tbl_name = 'host'"))
+    assert hosts.run("init", "--index").returncode == 0
+    assert len(hosts.sql("SELECT 1 FROM sqlite_master WHERE type = 'index' AND tbl_name = 'host'")) == before + 1
+
+
+def test_init_again_keeps_what_the_file_says_and_adds_what_is_new(hosts: Any) -> None:
+    file = hosts.path / "pooltable.toml"
+    file.write_text("# by hand\n" + file.read_text() + "poll = 5.0 # quick")
+    assert "says all this already" in hosts.run("init").stdout
+    assert hosts.run("init", "--job", "captions", "--table", "host").returncode == 0
+    text = file.read_text()
+    assert text.startswith("# by hand\n")
+    assert "poll = 5.0 # quick\n" in text
+    assert tomllib.loads(text)["job"] == "captions"
+    assert tomllib.loads(text)["write"] == ["caption"]
+
+
+def test_init_leaves_pyproject_to_its_owner(hosts: Any) -> None:
+    (hosts.path / "pooltable.toml").unlink()
+    (hosts.path / "pyproject.toml").write_text('[tool.pooltable]\ndb = "work.db"\ntable = "host"\n')
+    done = hosts.run("init", "--write", "caption")
+    assert 'write = ["caption"]' in done.stdout
+    assert not (hosts.path / "pooltable.toml").exists()
+
+
+# ---- add
+
+
+def test_add_makes_a_table_of_arguments_when_asked(folder: Any) -> None:
+    done = folder.run("add", "--db", "new.db", "--table", "host", "--create", "-c", "name", "web1", "web 2", "-é")
+    assert done.returncode == 2, "an argument with a dash is an option"
+    done = folder.run("add", "--db", "new.db", "--table", "host", "--create", "-c", "name", "web1", "--", "-é")
+    assert (done.returncode, done.stdout) == (0, "added 2 rows to host\n")
+    assert status(folder, "--db", "new.db", "--table", "host")["pending"] == 2
+    done = folder.run("run", "app:nothing", "--db", "new.db", "--table", "host", "-p", "1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_add_without_create_makes_nothing(folder: Any) -> None:
+    done = folder.run("add", "--db", "new.db", "--table", "host", "-c", "name", "web1")
+    assert done.returncode == 2
+    assert not (folder.path / "new.db").exists()
+
+
+def test_add_takes_files(hosts: Any) -> None:
+    for name in ("in/a.mp4", "in/deep/b c.mp4", "in/d.txt"):
+        (hosts.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (hosts.path / name).touch()
+    assert hosts.run("add", "--files", "in/**/*.mp4", "-c", "name").stdout == "added 2 rows to host\n"
+    assert hosts.sql("SELECT name FROM host WHERE id > 4") == [("in/a.mp4",), ("in/deep/b c.mp4",)]
+
+
+def test_add_takes_csv_with_the_types_of_the_columns(folder: Any) -> None:
+    (folder.path / "in.csv").write_text('\ufeffid,name,size,zip\n7,"a, ""b""\nc",1.5,007\n8,é,2,008\n')
+    options = ("--db", "new.db", "--table", "thing")
+    assert folder.run("add", "--csv", "in.csv", "--create", *options).returncode == 0
+    (folder.path / "more.csv").write_text("id,name,size\n9,,\n")
+    assert folder.run("add", "--csv", "more.csv", *options).returncode == 0
+    rows = json.loads(folder.run("show", "7", *options, "--json").stdout)["row"]
+    assert rows == {"id": 7, "name": 'a, "b"\nc', "size": 1.5, "zip": "007"}
+    assert status(folder, *options)["total"] == 3
+
+
+def test_add_takes_json_lines_from_stdin(hosts: Any) -> None:
+    lines = '{"name": "web5"}\n\n{"name": "web6", "status": "DONE"}\n'
+    assert hosts.run("add", "--jsonl", "-", "--json", stdin=lines).stdout == '{\n  "added": 2\n}\n'
+    assert hosts.sql("SELECT name, status FROM host WHERE id > 4") == [("web5", "PENDING"), ("web6", "DONE")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("x.csv", "id,name\nseven,a\n", ["x.csv, line 2", "'seven'", "'id'"]),
+        ("x.csv", "id,name\n7\n", ["x.csv, line 2", "1 values for 2 columns"]),
+        ("x.csv", "id,nme\n7,a\n", ["x.csv, line 2", "'nme'"]),
+        ("x.csv", "", ["x.csv", "empty"]),
+        ("x.jsonl", '{"name": "a"}\n[1]\n', ["x.jsonl, line 2", "JSON object"]),
+        ("x.jsonl", '{"name": "a"}\n{"name"\n', ["x.jsonl, line 2", "not JSON"]),
+    ],
+)
+def test_add_refuses_all_when_one_line_is_bad(hosts: Any, name: str, text: str, parts: list[str]) -> None:
+    (hosts.path / name).write_text(text)
+    done = hosts.run("add", "--csv" if name.endswith("csv") else "--jsonl", name)
+    assert done.returncode == 2
+    assert [part for part in parts if part not in done.line] == [], done.line
+    assert status(hosts)["total"] == 4
+
+
+# ---- looking
+
+
+def test_status_failures_show_and_logs_tell_the_same_story(hosts: Any) -> None:
+    assert status(hosts)["pending"] == 4
+    hosts.run("run", "app:picky", "--quiet")
+    found = status(hosts)
+    assert (found["done"], found["failed"], found["total"], found["paused"]) == (2, 2, 4, False)
+    assert "FAILED" in hosts.run("status").stdout
+    entries = json.loads(hosts.run("failures", "--json").stdout)
+    assert sorted(entry["key"] for entry in entries) == [[2], [4]]
+    assert {(entry["kind"], entry["attempt"]) for entry in entries} == {("ValueError", 1)}
+    assert json.loads(hosts.run("failures", "--json", "-n", "1").stdout)[0]["key"] in ([2], [4])
+    assert json.loads(hosts.run("failures", "--json", "--kind", "KeyError").stdout) == []
+    shown = hosts.run("show", "2")
+    assert "web2" in shown.stdout
+    assert shown.stdout.count("ValueError: row 2 is even") == 1
+    logs = hosts.run("logs", "2").stdout
+    assert "looking at web2" in logs
+    assert "WARNING app: an even one" in logs
+    assert "app.py" in logs
+    assert json.loads(hosts.run("logs", "2", "--json").stdout)["log"].startswith("looking at web2")
+    assert "never claimed" not in hosts.run("show", "1").stdout
+    assert hosts.run("logs", "1").stdout == ""
+
+
+def test_a_look_makes_no_side_tables(hosts: Any) -> None:
+    for command in (["status"], ["failures"], ["show", "1"], ["logs", "1"]):
+        assert hosts.run(*command).returncode == 0
+    assert hosts.sql("SELECT name FROM sqlite_master WHERE name LIKE 'pooltable%'") == []
+
+
+def test_composite_keys_are_written_with_commas_or_as_json(folder: Any) -> None:
+    folder.sql("CREATE TABLE host (zone TEXT, number INTEGER, name TEXT, status TEXT, PRIMARY KEY (zone, number))")
+    folder.sql("INSERT INTO host VALUES ('eu', 1, 'a', 'PENDING'), ('u,s', 2, 'b', 'PENDING')")
+    (folder.path / "pooltable.toml").write_text('db = "work.db"\ntable = "host"\n')
+    folder.run("run", "app:hopeless", "--quiet")
+    assert json.loads(folder.run("show", "eu,1", "--json").stdout)["entry"]["key"] == ["eu", 1]
+    assert json.loads(folder.run("show", '["u,s", 2]', "--json").stdout)["row"]["name"] == "b"
+    assert folder.run("retry", "eu,1", '["u,s", 2]').stdout == "2 rows wait again\n"
+
+
+def test_values_that_no_terminal_likes_are_shown_all_the_same(hosts: Any) -> None:
+    hosts.sql("UPDATE host SET name = ? WHERE id = 1", (b"\xff\x00binary",))
+    hosts.sql("UPDATE host SET name = ? WHERE id = 2", ("x\x1b[2J" * 5000,))
+    assert "binary" in hosts.run("show", "1").stdout
+    assert hosts.run("show", "1", "--json").returncode == 0
+    assert "\x1b[2J" not in hosts.run("show", "2").stdout
+
+
+# ---- changing
+
+
+def test_retry_by_key_by_kind_and_all(hosts: Any) -> None:
+    hosts.run("run", "app:picky", "--quiet")
+    assert hosts.run("retry", "2", "1").stdout == "2 rows wait again\n"
+    assert "1 of the keys" in hosts.run("retry", "4", "2").stdout
+    hosts.run("run", "app:picky", "--quiet")
+    assert hosts.run("retry", "--kind", "KeyError", "--json").stdout == '{\n  "requeued": 0\n}\n'
+    assert hosts.run("retry", "--kind", "ValueError").stdout == "2 rows wait again\n"
+    hosts.run("run", "app:picky", "--quiet")
+    assert hosts.run("retry", "--failed").stdout == "2 rows wait again\n"
+    assert status(hosts)["pending"] == 2
+
+
+def test_a_paused_job_is_not_claimed_until_it_is_resumed(hosts: Any) -> None:
+    assert "paused" in hosts.run("pause").stdout
+    assert status(hosts)["paused"] is True
+    assert "paused" in hosts.run("status").stdout
+    process = hosts.start("run", "app:mission")
+    try:
+        assert "4 rows wait" in process.stderr.readline()
+        assert "paused" in process.stderr.readline()
+        assert status(hosts)["pending"] == 4
+        hosts.run("resume")
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert status(hosts)["done"] == 4
+
+
+def test_release_gives_back_what_nobody_works_on(hosts: Any) -> None:
+    hosts.sql("UPDATE host SET status = 'DOING' WHERE id = 1")
+    assert "release --foreign" in hosts.run("status").stdout
+    assert hosts.run("release").stdout == "0 rows wait\n"
+    assert hosts.run("release", "--foreign", "--json").stdout == '{\n  "released": 1\n}\n'
+    assert status(hosts)["pending"] == 4
+
+
+# ---- settings, demo, help
+
+
+def test_config_says_where_each_setting_came_from_and_shows_no_password(hosts: Any) -> None:
+    hosts.environment["POOLTABLE_POLL"] = "4"
+    done = hosts.run("config", "--json", "--db", "postgresql://me:s3cret@host/shop", "--grace", "3")
+    found = json.loads(done.stdout)
+    assert found["db"] == {"value": "postgresql://me:***@host/shop", "from": "--db"}
+    assert found["poll"] == {"value": 4.0, "from": "POOLTABLE_POLL"}
+    assert found["table"] == {"value": "host", "from": "pooltable.toml"}
+    assert found["halt"] == {"value": 20, "from": "default"}
+    assert "s3cret" not in hosts.run("config", "--db", "postgresql://me:s3cret@host/shop").stdout
+
+
+def test_every_command_has_help_with_examples(folder: Any) -> None:
+    top = folder.run("--help").stdout
+    setup, running = ("demo", "init", "add"), ("run", "try", "retry", "pause", "resume", "release")
+    commands = [*setup, *running, "status", "failures", "show", "logs", "config"]
+    assert [name for name in commands if name not in top] == []
+    for name in commands:
+        text = folder.run(name, "--help").stdout
+        assert f"pooltable {name}" in text, name
+        assert "Example" in text, name
+
+
+def test_the_command_line_starts_fast(folder: Any) -> None:
+    heavy = "import sys; sys.argv[1:] = ['--version']\ntry:\n    from pooltable.cli import main; main()\n"
+    heavy += "finally:\n    print({'rich', 'sqlalchemy', 'cloudpickle', 'psutil'} & set(sys.modules))"
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.splitlines()[1] == "set()"
+    started = time.monotonic()
+    assert folder.run("--version").returncode == 0
+    assert time.monotonic() - started < 5

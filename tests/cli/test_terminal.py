@@ -1,0 +1,172 @@
+"""What is shown on a terminal: the bar, lines above it, the questions of init."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+class Terminal:
+    """A command whose stdin, stdout and stderr are a pseudo-terminal; `seen` is what it wrote so far."""
+
+    def __init__(self, folder: Any, *arguments: object) -> None:
+        self._end, inner = pty.openpty()
+        folder.environment.update(TERM="xterm-256color", COLUMNS="100", LINES="30")
+        self.process = folder.start(*arguments, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+        os.close(inner)
+        self.seen = ""
+
+    def read(self, seconds: float = 0.1) -> bool:
+        """Read what is there; False at the end."""
+        if not select.select([self._end], [], [], seconds)[0]:
+            return True
+        try:
+            data = os.read(self._end, 65536)
+        except OSError:  # how Linux says that nobody has the other end any more
+            return False
+        self.seen += data.decode("utf-8", "replace")
+        return bool(data)
+
+    def wait_for(self, pattern: str, seconds: float = 25) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.seen, re.DOTALL):
+            assert time.monotonic() < end, self.seen[-3000:]
+            assert self.read(), self.seen[-3000:]
+
+    def type(self, text: str) -> None:
+        os.write(self._end, text.encode())
+
+    def finish(self, seconds: float = 30) -> int:
+        end = time.monotonic() + seconds
+        while self.read():
+            assert time.monotonic() < end, self.seen[-3000:]
+        return self.process.wait(timeout=10)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+@pytest.fixture
+def terminal(folder: Any) -> Iterator[Any]:
+    opened: list[Terminal] = []
+
+    def start(*arguments: object) -> Terminal:
+        opened.append(Terminal(folder, *arguments))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
+
+
+def test_a_run_shows_a_bar_with_counts_workers_and_the_newest_failure(hosts: Any, terminal: Any) -> None:
+    (hosts.path / "two.py").write_text(
+        "import os, time\n"
+        "def mission(row):\n"
+        "    if row.id == 1: raise ValueError('number one')\n"
+        "    print('at', row.name)\n"
+        "    while not os.path.exists('go'): time.sleep(0.01)\n"
+    )
+    shown = terminal("run", "two:mission", "-p", "1")
+    shown.wait_for(r"worker 0 row 2: .*at web2")
+    shown.wait_for(r"1/4")
+    shown.wait_for(r"1 failed")
+    shown.wait_for(r"1 x ValueError: number one .row 1")
+    shown.wait_for(r"worker 0\s+row 2\s+\d")
+    (hosts.path / "go").touch()
+    assert shown.finish() == 1
+    assert "3 done, 1 failed" in shown.seen
+    assert shown.seen.rstrip().endswith("failures: 1 ValueError"), "the bar is gone and the result stays"
+    assert "\x1b[?25h" in shown.seen, "the cursor is back"
+
+
+def test_quiet_shows_no_bar(hosts: Any, terminal: Any) -> None:
+    shown = terminal("run", "app:picky", "--quiet")
+    assert shown.finish() == 1
+    assert "\x1b" not in shown.seen
+    assert "2 done, 2 failed" in shown.seen
+
+
+def test_ctrl_c_drains_and_a_second_one_stops_now(hosts: Any, terminal: Any) -> None:
+    shown = terminal("run", "app:slow", "-p", "1", "--grace", "50")
+    shown.wait_for(r"1 running")
+    os.kill(shown.process.pid, signal.SIGINT)
+    shown.wait_for(r"taking no more rows")
+    os.kill(shown.process.pid, signal.SIGINT)
+    assert shown.finish() == 3
+    assert "Traceback" not in shown.seen
+    assert hosts.sql("SELECT DISTINCT status FROM host") == [("PENDING",)]
+    assert "\x1b[?25h" in shown.seen
+
+
+def test_what_a_worker_prints_cannot_move_the_cursor(hosts: Any, terminal: Any) -> None:
+    (hosts.path / "wild.py").write_text(
+        "def mission(row):\n"
+        "    print('\\x1b[2J\\x1b[1;1H\\x1b]0;title\\x07wild \\x1b[31mred\\x1b[0m [bold]plain[/bold]')\n"
+    )
+    shown = terminal("run", "wild:mission", "--max-rows", "1", "-p", "1")
+    assert shown.finish() == 0
+    assert "\x1b[2J" not in shown.seen
+    assert "\x1b]0;" not in shown.seen
+    assert "[bold]plain[/bold]" in shown.seen
+
+
+def test_init_asks_for_what_it_cannot_see(folder: Any, terminal: Any) -> None:
+    folder.sql("CREATE TABLE video (id INTEGER PRIMARY KEY, state TEXT)")
+    folder.sql("CREATE TABLE other (id INTEGER PRIMARY KEY)")
+    folder.sql("INSERT INTO video (state) VALUES ('new'), ('new'), (NULL)")
+    asked = terminal("init")
+    for question, answer in (
+        (r"Database.*: $", "work.db"),
+        (r"Table.*: $", "video"),
+        (r"Status column: $", "state"),
+        (r"PENDING.*: $", "new"),
+        (r"DOING.*: $", ""),
+        (r"DONE.*: $", ""),
+        (r"FAILED.*: $", "NULL"),
+    ):
+        asked.wait_for(question)
+        asked.seen = ""
+        asked.type(answer + "\n")
+    assert asked.finish() == 0
+    assert "2 rows wait" in asked.seen
+    done = folder.run("run", "app:nothing", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert folder.sql("SELECT state FROM video ORDER BY id") == [("DONE",), ("DONE",), (None,)]
+
+
+def test_a_question_that_is_not_answered_ends_without_a_traceback(folder: Any, terminal: Any) -> None:
+    asked = terminal("init")
+    asked.wait_for(r"Database.*: $")
+    asked.type("\x03")
+    os.kill(asked.process.pid, signal.SIGINT)
+    assert asked.finish() in (130, -signal.SIGINT)
+    assert "Traceback" not in asked.seen
+
+
+def test_a_progress_line_is_shown_every_few_seconds_without_a_terminal(hosts: Any) -> None:
+    process = hosts.start("run", "app:waiting", "-p", "1")
+    lines = []
+    try:
+        while not (lines and re.search(r"0 of 4, 1 running, 3 waiting, 0 failed", lines[-1])):
+            lines.append(process.stderr.readline())
+            assert lines[-1], lines
+        (hosts.path / "go").touch()
+        process.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(lines) from None
+    finally:
+        process.kill()
+        process.wait()
+    assert "\x1b" not in "".join(lines)

@@ -1,0 +1,221 @@
+"""What the tests of the pool run in workers, and how they wait."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """Wait for a condition; its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s for {condition}"
+        time.sleep(0.005)
+    return value
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+def double(value: Any) -> Any:
+    return value * 2
+
+
+def pid_of() -> int:
+    return os.getpid()
+
+
+def start_method() -> str:
+    import multiprocessing
+
+    return multiprocessing.get_start_method()
+
+
+def nap(seconds: float, value: Any = None) -> Any:
+    time.sleep(seconds)
+    return value
+
+
+def touch_and_sleep(path: str, seconds: float = 60.0) -> None:
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(seconds)
+
+
+def started(path: Path) -> int:
+    """The pid that `touch_and_sleep` wrote there, once it has."""
+    return int(until(lambda: path.exists() and path.read_text()))
+
+
+def die(number: int) -> NoReturn:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+    raise AssertionError
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def exit_with(code: int) -> None:
+    os._exit(code)
+
+
+def raise_(error: type[BaseException], *args: Any) -> NoReturn:
+    raise error(*args)
+
+
+class TwoArguments(Exception):
+    """The exception that hangs multiprocessing.Pool and breaks ProcessPoolExecutor: it pickles and does not unpickle."""
+
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class Unreducible(Exception):
+    def __reduce__(self) -> NoReturn:
+        raise RuntimeError("not to be pickled")
+
+
+def raise_huge() -> NoReturn:
+    raise ValueError("x" * 30_000_000)
+
+
+def raise_chain(length: int) -> None:
+    error: Exception = ValueError(0)
+    for number in range(1, length):
+        try:
+            raise ValueError(number) from error
+        except ValueError as next_one:
+            error = next_one
+    raise error
+
+
+def recurse() -> None:
+    recurse()
+
+
+class LoadsBadly:
+    """Pickles here; raises where it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return raise_, (LookupError, "cannot be loaded")
+
+
+def give_what_loads_badly() -> LoadsBadly:
+    return LoadsBadly()
+
+
+class DiesWhilePickled:
+    def __reduce__(self) -> NoReturn:
+        os._exit(9)
+
+
+def give_what_dies_while_pickled() -> DiesWhilePickled:
+    return DiesWhilePickled()
+
+
+def give_a_lambda() -> Any:
+    return lambda: None
+
+
+def ignore_sigterm_in_c(path: str) -> None:
+    """Ignores SIGTERM and sleeps in C code that holds the interpreter lock."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(path).write_text(str(os.getpid()))
+    while True:  # a signal whose handler does something ends the sleep
+        ctypes.PyDLL(None).sleep(60)
+
+
+def hold_the_lock(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(60)
+
+
+def start_children(path: str, then: str) -> None:
+    """Starts a process that outlives the call and a fork that keeps every descriptor, then ends as told."""
+    import subprocess
+
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    fork = os.fork()
+    if not fork:
+        time.sleep(60)
+        os._exit(0)
+    Path(path).write_text(f"{child.pid} {fork}")
+    if then == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if then == "sleep":
+        time.sleep(60)
+
+
+def fail_to_start() -> NoReturn:
+    raise RuntimeError("no such model")
+
+
+def fail_unless(path: str) -> None:
+    if not Path(path).exists():
+        raise RuntimeError("not yet")
+
+
+def die_at_start() -> None:
+    os._exit(5)
+
+
+def close_all_descriptors(path: str) -> None:
+    os.closerange(0, 1000)
+    for _ in range(200):
+        os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+
+
+def close_standard_descriptors(path: str) -> str:
+    os.closerange(0, 3)
+    for _ in range(3):
+        os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    return "done"
+
+
+def disturb(folder: str) -> str:
+    import socket
+
+    os.chdir(folder)
+    os.umask(0o077)
+    os.environ.clear()
+    socket.setdefaulttimeout(0.001)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGALRM})
+    return "disturbed"
+
+
+def read_terminal() -> str:
+    try:
+        with open("/dev/tty") as terminal:
+            return terminal.read(1)
+    except OSError:
+        return "no terminal"
+
+
+def pool_inside(value: int) -> list[int]:
+    from pooltable import Pool
+
+    with Pool(2) as pool:
+        result: list[int] = pool.map(double, range(value))
+    pool.join()
+    return result

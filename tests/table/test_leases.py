@@ -1,0 +1,272 @@
+"""Leases: beats, lapses, and the rescue of rows whose runner is dead, and only of those."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from pooltable import Retry
+from pooltable.table import identity
+from tests.table.places import ends, wait_until
+
+RETRY = Retry(rescued=3)
+
+
+def statuses(place):
+    return list(place.statuses().values())
+
+
+def test_a_beat_in_time_says_nothing(place):
+    lease = place.lease(place.video(1))
+    lease.claim(1)
+    assert lease.beat() == (None, None)
+
+
+def test_a_beat_after_a_lapse_renews_the_lease_and_tells_which_claims_are_still_ours(place):
+    table = place.video(3)
+    lease, other = place.lease(table), place.lease(table)
+    claims = lease.claim(3)
+    place.lapse(lease, 50)
+    place.sql("UPDATE video SET status = 'PENDING' WHERE id = 2")
+    taken = other.claim(1)
+    beat = lease.beat()
+    assert beat.lapsed == pytest.approx(20, abs=5)
+    assert beat.kept == {(claims[0].key, claims[0].claim_no), (claims[2].key, claims[2].claim_no)}
+    assert lease.beat() == (None, None)
+    assert ends(lease.done(*claims)) == ["done", "fenced", "done"]
+    other.done(*taken)
+
+
+def test_a_lapse_that_a_claim_noticed_is_told_by_the_next_beat(place):
+    lease = place.lease(place.video(2))
+    place.lapse(lease, 50)
+    (claim,) = lease.claim(1)
+    beat = lease.beat()
+    assert beat.lapsed == pytest.approx(20, abs=5)
+    assert beat.kept == {(claim.key, claim.claim_no)}
+
+
+def test_a_lease_is_renewed_by_exchanges_as_well(place):
+    lease = place.lease(place.video(2))
+    place.shift(15, "expires_at")
+    lease.exchange([], 1)
+    place.shift(20, "expires_at")
+    assert lease.beat() == (None, None)
+
+
+def test_a_runner_whose_row_was_deleted_makes_it_anew(place):
+    table = place.video(1)
+    lease = place.lease(table)
+    lease.claim(1)
+    place.sql("DELETE FROM pooltable_runner")
+    assert lease.beat().lapsed is not None
+    assert place.value("SELECT count(*) FROM pooltable_runner") == 1
+
+
+def test_closing_a_lease_gives_its_rows_back_at_no_cost(place):
+    table = place.video(2)
+    lease = place.lease(table)
+    lease.claim(2)
+    lease.close()
+    assert statuses(place) == ["PENDING"] * 2
+    entry = table.entry(1)
+    assert (entry.ended, entry.fails, entry.lost, entry.rescued) == ("released", 0, 0, 0)
+    assert place.value("SELECT count(*) FROM pooltable_runner WHERE stopped_at IS NOT NULL") == 1
+
+
+# ---- rescue
+
+
+def test_rows_of_a_process_that_is_gone_are_rescued_at_once(place):
+    table = place.video(3)
+    dead, living = place.lease(table), place.lease(table)
+    claims = dead.claim(2)
+    assert living.rescue(RETRY)[:3] == (0, 0, ())
+    place.process_gone(dead)
+    assert living.left().dead == 2
+    rescue = living.rescue(RETRY)
+    assert rescue[:3] == (2, 0, (dead.id,))
+    assert statuses(place) == ["PENDING"] * 3
+    entry = table.entry(1)
+    assert (entry.ended, entry.rescued, entry.kind) == ("lost", 1, "RunnerLost")
+    again = living.claim(3)
+    assert [claim.rescued for claim in again] == [1, 1, 0]
+    assert again[0].idempotency_key == claims[0].idempotency_key
+    assert ends(dead.done(*claims)) == ["fenced"] * 2
+
+
+def test_rows_of_another_host_are_rescued_when_its_lease_has_run_out_and_not_before(place):
+    table = place.video(2)
+    dead, living = place.lease(table), place.lease(table)
+    dead.claim(2)
+    place.move_to_another_host(dead)
+    rescue = living.rescue(RETRY)
+    assert rescue[:3] == (0, 0, ())
+    assert rescue.next_expiry == pytest.approx(30, abs=5)
+    assert living.left().elsewhere == 2
+    place.lapse(dead)
+    assert living.left().dead == 2
+    assert living.rescue(RETRY)[:3] == (2, 0, (dead.id,))
+
+
+def test_a_living_process_of_this_host_must_miss_its_beats_under_our_eyes(place):
+    table = place.video(1)
+    stopped, living = place.lease(table), place.lease(table, seconds=0.3)
+    stopped.claim(1)
+    place.lapse(stopped)
+    first = living.rescue(RETRY)
+    assert first.pending == 0
+    assert 0 < first.next_expiry < 0.31
+    began = time.monotonic()
+    wait_until(lambda: living.rescue(RETRY).pending == 1)
+    assert time.monotonic() - began >= 0.2
+
+
+def test_a_missing_runner_row_is_a_dead_runner(place):
+    table = place.video(1)
+    dead, living = place.lease(table), place.lease(table)
+    dead.claim(1)
+    place.sql("DELETE FROM pooltable_runner WHERE id = :id", id=dead.id)
+    assert living.rescue(RETRY).pending == 1
+
+
+def test_rows_that_a_runner_left_open_when_it_stopped_are_rescued(place):
+    table = place.video(1)
+    dead, living = place.lease(table), place.lease(table)
+    dead.claim(1)
+    place.sql("UPDATE pooltable_runner SET stopped_at = expires_at WHERE id = :id", id=dead.id)
+    assert living.rescue(RETRY).pending == 1
+
+
+def test_a_row_is_failed_at_its_limit_of_rescues(place):
+    table = place.video(1)
+    living = place.lease(table)
+    for attempt in range(1, 4):
+        dead = place.lease(table)
+        assert dead.one().attempt == attempt
+        place.process_gone(dead)
+        rescue = living.rescue(RETRY)
+        assert rescue[:2] == ((0, 1) if attempt == 3 else (1, 0))
+    assert statuses(place) == ["FAILED"]
+    (failure,) = table.failures()
+    assert (failure.kind, failure.rescued) == ("RunnerLost", 3)
+    assert "3 times" in failure.reason
+
+
+def test_rescued_rows_that_the_user_changed_or_deleted_keep_what_the_user_wrote(place):
+    table = place.video(4)
+    dead, living = place.lease(table), place.lease(table)
+    dead.claim(4)
+    place.sql("DELETE FROM video WHERE id = 1")
+    place.sql("UPDATE video SET status = 'DONE' WHERE id = 2")
+    place.sql("UPDATE video SET status = 'HOLD' WHERE id = 3")
+    place.process_gone(dead)
+    assert living.rescue(RETRY).pending == 1
+    assert place.statuses() == {2: "DONE", 3: "HOLD", 4: "PENDING"}
+    assert living.left().dead == 0
+
+
+def test_a_runner_after_a_gap_in_its_own_beats_waits_a_full_lease_before_it_believes_that_others_are_dead(place):
+    table = place.video(2)
+    other, first_back = place.lease(table), place.lease(table, seconds=0.4)
+    other.claim(2)
+    place.move_to_another_host(other)
+    # An outage of the database: every lease has run out, and the other runner is not back yet.
+    place.lapse(other)
+    place.lapse(first_back)
+    assert first_back.beat().lapsed is not None
+    rescue = first_back.rescue(RETRY)
+    assert rescue.pending == 0
+    assert rescue.next_expiry <= 0.4
+    other.beat()
+    wait_until(lambda: first_back.rescue(RETRY).next_expiry > 1)
+    assert first_back.left().elsewhere == 2
+
+
+def test_a_process_that_is_gone_is_rescued_even_right_after_a_gap(place):
+    table = place.video(1)
+    dead, living = place.lease(table), place.lease(table)
+    dead.claim(1)
+    place.lapse(living)
+    living.beat()
+    place.process_gone(dead)
+    assert living.rescue(RETRY).pending == 1
+
+
+def test_a_runner_that_was_thought_dead_and_comes_back_learns_what_it_lost_and_goes_on(place):
+    table = place.video(2)
+    stopped, living = place.lease(table), place.lease(table)
+    claims = stopped.claim(1)
+    place.move_to_another_host(stopped)
+    place.lapse(stopped)
+    living.rescue(RETRY)
+    beat = stopped.beat()
+    assert beat.kept == frozenset()
+    assert ends(stopped.done(*claims)) == ["fenced"]
+    stopped.done(*stopped.claim(2))
+    assert statuses(place) == ["DONE"] * 2
+    assert place.value("SELECT count(*) FROM pooltable_runner WHERE stopped_at IS NULL") == 2
+
+
+def test_a_beat_that_comes_before_the_rescue_saves_the_rows(place):
+    table = place.video(1)
+    slow, living = place.lease(table), place.lease(table)
+    slow.claim(1)
+    place.move_to_another_host(slow)
+    place.lapse(slow)
+    rescuer = living._lease._rescuer
+    deaths = living._session.read(lambda c: rescuer.deaths(c, rescuer.holders(c)))
+    assert slow.id in deaths.lapsed
+    slow.beat()
+    fates, taken = rescuer.take_back(living._session, deaths, lambda claim, runner: pytest.fail("robbed the living"))
+    assert (fates, taken) == ([], [])
+
+
+def test_runners_of_another_job_are_none_of_ours(place):
+    place.video(2)
+    place.script("ALTER TABLE video ADD COLUMN second VARCHAR(20)")
+    place.sql("UPDATE video SET second = 'PENDING'")
+    one, two = place.table("video"), place.table("video", job="second", status="second")
+    first, second = place.lease(one), place.lease(two)
+    first.claim(1)
+    place.process_gone(first)
+    assert second.rescue(RETRY).runners == ()
+    assert place.lease(one).rescue(RETRY).runners == (first.id,)
+
+
+def test_many_rows_of_a_dead_runner_are_rescued_in_portions(place):
+    table = place.video(1300)
+    dead, living = place.lease(table), place.lease(table)
+    dead.claim(1300)
+    place.process_gone(dead)
+    assert living.rescue(RETRY).pending == 1300
+    assert len(living.claim(2000)) == 1300
+
+
+# ---- which process lives
+
+
+def test_this_process_lives_and_one_with_another_start_does_not():
+    assert identity.lives(os.getpid(), identity.started())
+    assert not identity.lives(os.getpid(), "12345")
+
+
+def test_a_process_that_ended_and_was_not_reaped_is_gone():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    since = identity.started(process.pid)
+    assert identity.lives(process.pid, since)
+    process.communicate(b"\n")
+    assert not identity.lives(process.pid, since)
+    zombie = subprocess.Popen([sys.executable, "-c", ""])
+    since = "0"
+    wait_until(lambda: identity.started(zombie.pid) is None)
+    zombie.wait()
+
+
+def test_a_process_of_which_nothing_is_known_is_taken_for_living():
+    assert identity.lives(None, None)
+    assert identity.lives(4711, None)

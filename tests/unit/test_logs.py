@@ -1,0 +1,157 @@
+"""The words and levels of log lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import typing
+from collections.abc import Iterator
+
+import pytest
+
+from pooltable import events, logs
+from pooltable.events import RowEnd, RowNotWritten, RowsFinished, Summary, WorkerLogged, WorkerPrinted
+
+SUMMARY = Summary("ab12", 10, 2, 1, 0, 0, 0, 3, 0, 75.0, 4.25, {"ValueError": 2}, 3, "stopped")
+
+
+@pytest.fixture
+def heard() -> Iterator[list[logging.LogRecord]]:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logs.log.addHandler(handler)
+    logs.log.setLevel(logging.DEBUG)
+    yield records
+    logs.log.removeHandler(handler)
+    logs.log.setLevel(logging.NOTSET)
+
+
+def end(how: events.End, **facts: object) -> RowsFinished:
+    row = RowEnd(key=(42,), attempt=2, end=how, worker=3, seconds=0.31, **facts)  # type: ignore[arg-type]
+    return RowsFinished((row,), 0.01)
+
+
+@pytest.mark.parametrize(
+    ("event", "level", "text"),
+    [
+        (end("done"), "DEBUG", "row 42 done in 0.31 s (worker 3, attempt 2)"),
+        (end("failed", reason="E: x"), "ERROR", "row 42 failed after 0.31 s (worker 3, attempt 2): E: x"),
+        (
+            end("retry", kind="E", pause=1.0),
+            "WARNING",
+            "row 42 failed after 0.31 s (worker 3, attempt 2) and is tried again in 1 s: E",
+        ),
+        (end("later", pause=90.0), "INFO", "row 42 is put off for 90 s (worker 3, attempt 2)"),
+        (end("released"), "INFO", "row 42 is given back (worker 3, attempt 2)"),
+    ],
+)
+def test_an_end_is_told_with_row_worker_and_attempt(
+    heard: list[logging.LogRecord], event: RowsFinished, level: str, text: str
+) -> None:
+    logs.Logs()(event)
+    assert [(record.levelname, record.getMessage()) for record in heard] == [(level, text)]
+    assert (heard[0].__dict__["worker"], heard[0].__dict__["key"], heard[0].__dict__["attempt"]) == (3, (42,), 2)
+
+
+def test_every_event_has_words_that_are_one_line(heard: list[logging.LogRecord]) -> None:
+    told: list[events.Event] = [
+        events.RunStarted("job", "video", "ab12", 1, 4, 100),
+        events.Waiting(3, 12.0),
+        events.Waiting(0, None),
+        events.Paused(True),
+        events.Paused(False),
+        *(events.Stopping(step, "SIGTERM", 2, 8.0) for step in ("drain", "now", "leave")),
+        events.Halted("ValueError", 20, "x", None),
+        events.Halted("ValueError", 20, "x", 60.0),
+        events.RunEnded(SUMMARY),
+        events.WorkerStarting(1, 11),
+        events.WorkerReady(1, 11, 0.5),
+        *(
+            events.WorkerEnded(1, 11, -9, why)
+            for why in ("lost", "start failed", "recycled", "idle", "killed", "stopped")
+        ),
+        events.WorkersBroken(OSError("no model")),
+        events.RowsClaimed(3, 0.01),
+        *(RowNotWritten((1, "a"), 1, why, "more") for why in typing.get_args(events.NotWritten)),
+        events.RowsRescued(3, 1, ("ab", "cd")),
+        events.DatabaseAway("gone"),
+        events.DatabaseBack(3.0),
+        events.LeaseLapsed(3.0, 1, 2),
+        *(events.Noticed(what, 3, "x") for what in [*logs.NOTICES, "something new"]),
+    ]
+    listener = logs.Logs()
+    for event in told:
+        before = len(heard)
+        listener(event)
+        assert len(heard) == before + 1, event
+        assert "\n" not in heard[-1].getMessage()
+        assert "{" not in heard[-1].getMessage()
+
+
+def test_a_traceback_of_a_worker_that_could_not_start_is_told_whole(heard: list[logging.LogRecord]) -> None:
+    logs.Logs()(events.WorkerEnded(1, 11, 1, "start failed", "Traceback\n  line\nOSError: no model\n"))
+    assert heard[0].getMessage().endswith("OSError: no model")
+
+
+def test_a_workers_record_is_logged_again_under_its_own_name(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    record = {"name": "my.model", "levelno": 40, "levelname": "ERROR", "msg": "100% wrong", "args": None, "lineno": 7}
+    logs.Logs()(WorkerLogged(3, 11, (42,), {**record, "exc_text": "Traceback ..."}))
+    logs.Logs()(WorkerLogged(3, 11, (42,), {**record, "levelno": 10, "levelname": "DEBUG"}))
+    (heard,) = caplog.records
+    assert (heard.name, heard.getMessage(), heard.__dict__["worker"], heard.__dict__["key"]) == (
+        "my.model", "100% wrong", 3, (42,),
+    )  # fmt: skip
+    plain = logs.PlainFormatter().format(heard)
+    assert plain.split(" ", 1)[1] == "worker 3 row 42 ERROR my.model: 100% wrong\nTraceback ..."
+    found = json.loads(logs.JsonFormatter().format(heard))
+    assert (found["message"], found["worker"], found["key"], found["exception"]) == (
+        "100% wrong", 3, [42], "Traceback ...",
+    )  # fmt: skip
+
+
+def test_prints_go_to_stderr_where_nobody_set_up_logging(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = WorkerPrinted(3, 11, (1, "a"), "one\n  two\n\n")
+    caplog.set_level(logging.WARNING, "pooltable.output")
+    logs.Logs()(printed)
+    assert capsys.readouterr().err == "worker 3 row 1,a: one\nworker 3 row 1,a:   two\n"
+    caplog.set_level(logging.INFO, "pooltable.output")
+    logs.Logs()(printed)
+    assert [record.getMessage() for record in caplog.records] == ["one", "  two"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("10%\r20%\r100%\n", ["100%"]),
+        ("a\r\nb\r\n", ["a", "b"]),
+        ("\x1b[31mred\x1b[0m", ["\x1b[31mred\x1b[0m\x1b[0m"]),
+        ("\x1b[31mred", ["\x1b[31mred\x1b[0m"]),
+        ("\x1b[2Jclear\x1b[1;1Hhome\x1b]0;title\x07\x1b(B\x9b2J", ["clearhome2J"]),
+        ("bell\x07 tab\t\x08 nul\\x00", ["bell tab\t nul\\x00"]),
+        ("\x1b]52;c;unfinished", [""]),
+    ],
+)
+def test_lines_for_a_terminal_keep_colours_and_move_nothing(text: str, lines: list[str]) -> None:
+    assert [line for line in logs.terminal_lines(text) if line] == [line for line in lines if line]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "0 s"), (0.0042, "0.0042 s"), (0.31, "0.31 s"), (9.94, "9.9 s"), (9.96, "10 s"), (119.4, "119 s"),
+        (200, "3 min 20 s"), (7199.6, "2 h 00 min"), (7500, "2 h 05 min"),
+    ],
+)  # fmt: skip
+def test_seconds_for_people(seconds: float, text: str) -> None:
+    assert logs.seconds_text(seconds) == text
+
+
+def test_the_summary_is_one_line_with_all_that_is_not_zero() -> None:
+    assert logs.summary_text(SUMMARY) == (
+        "10 done, 2 failed, 1 tried again, 3 left; 75 s, 4.25 rows/s; failures: 2 ValueError"
+    )
