@@ -77,7 +77,8 @@ def raise_(error: type[BaseException], *args: Any) -> NoReturn:
 
 
 class TwoArguments(Exception):
-    """The exception that hangs multiprocessing.Pool and breaks ProcessPoolExecutor: it pickles and does not unpickle."""
+    """The exception that hangs multiprocessing.Pool and breaks ProcessPoolExecutor: it pickles and does not
+    unpickle."""
 
     def __init__(self, one: object, two: object) -> None:
         super().__init__(f"{one} and {two}")
@@ -219,3 +220,8 @@ def pool_inside(value: int) -> list[int]:
         result: list[int] = pool.map(double, range(value))
     pool.join()
     return result
+
+
+def append(place: tuple[str, int]) -> None:
+    with open(place[0], "a") as file:
+        file.write("x")

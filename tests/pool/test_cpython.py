@@ -19,7 +19,7 @@ METHODS = multiprocessing.get_all_start_methods()
 
 # What does not apply, and why.
 NOT_APPLICABLE = {
-    "test_release_unused_processes": "counts the calls of context.Process; the worker processes here are made another way, "
+    "test_release_unused_processes": "counts the calls of context.Process; worker processes here are made another way, "
     "and test_faults.py tests the same with a fork that fails",
 }
 

@@ -1,4 +1,4 @@
-"""What goes wrong in workers, in what they are given and in what they give back: every call ends, and the pool goes on."""
+"""What goes wrong in workers, and in what they are given and give back: every call ends, and the pool goes on."""
 
 from __future__ import annotations
 
@@ -29,10 +29,9 @@ from pooltable import (
     WorkerLost,
     WorkerStartError,
 )
-
-from . import helpers
-from .conftest import MakeExecutor, MakePool
-from .helpers import alive, double, nap, pid_of, started, until
+from tests.pool import helpers
+from tests.pool.conftest import MakeExecutor, MakePool
+from tests.pool.helpers import alive, double, nap, pid_of, started, until
 
 
 def goes_on(pool: Pool) -> None:
@@ -79,7 +78,7 @@ def test_a_death_is_noticed_within_milliseconds(pool: MakePool, tmp_path: Path) 
     assert time.monotonic() - begin < 0.5
 
 
-def test_a_death_while_the_kernel_kills_for_memory_is_told_as_that(monkeypatch: pytest.MonkeyPatch, pool: MakePool) -> None:
+def test_a_death_by_want_of_memory_is_told_as_that(monkeypatch: pytest.MonkeyPatch, pool: MakePool) -> None:
     p = pool(1)
     monkeypatch.setattr(p._engine._floor.staff.killed_by_memory, "rose", lambda: True)
     with pytest.raises(WorkerLost, match="out of memory: the kernel killed it"):
@@ -88,7 +87,7 @@ def test_a_death_while_the_kernel_kills_for_memory_is_told_as_that(monkeypatch: 
 
 def test_a_segfault_leaves_its_stack_on_stderr(pool: MakePool, capfd: pytest.CaptureFixture[str], method: str) -> None:
     p = pool(1)
-    with pytest.raises(WorkerLost, match="SIGSEGV.*a crash in native code") as caught:
+    with pytest.raises(WorkerLost, match=r"SIGSEGV.*a crash in native code") as caught:
         p.apply(helpers.segfault)
     assert caught.value.exitcode == -signal.SIGSEGV
     if method == "fork":  # the others inherited the descriptors of the fork server, or of the first test
@@ -140,7 +139,9 @@ def test_a_worker_that_dies_while_it_pickles_its_result_is_lost(pool: MakePool) 
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
-def test_what_is_no_exception_is_a_remote_error_and_the_worker_stays(pool: MakePool, error: type[BaseException]) -> None:
+def test_what_is_no_exception_is_a_remote_error_and_the_worker_stays(
+    pool: MakePool, error: type[BaseException]
+) -> None:
     p = pool(1)
     before = p.apply(pid_of)
     with pytest.raises(RemoteError) as caught:

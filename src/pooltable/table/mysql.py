@@ -198,7 +198,7 @@ class MySQLStatements(Statements):
         m, n, d = self.mapping, self.names, self.dialect
         pending = self.is_word[Status.PENDING]
         paused = f"(SELECT paused_at IS NOT NULL FROM {n.jobs} WHERE {d.quote('job')} = %s)"
-        due = f"EXISTS (SELECT 1 FROM {self.e} WHERE not_before <= {d.now})"
+        due = f"coalesce((SELECT min(not_before) FROM {self.e}) <= {d.now}, FALSE)"
         left = f"TIMESTAMPDIFF(MICROSECOND, {d.now}, expires_at) / 1e6"
         self.sql_opening = f"SELECT {d.now}, {paused}, {due}, {left} FROM {n.runners} WHERE id = %s FOR UPDATE"
         self.sql_opening_without = f"SELECT {d.now}, {paused}, {due}"
@@ -299,7 +299,7 @@ class MySQLStatements(Statements):
         for write in writes:
             claim = write.claim
             unchanged = (*claim.key, "", claim.claim_no, claim.attempt, "", now)
-            counts = (write.end, write.fails, write.lost, claim.rescued, due_at.get(write.pause))
+            counts = (write.end, write.fails, write.lost, claim.rescued, due_at[write.pause] if write.pause else None)
             facts = (now, write.seconds, write.worker, write.kind or None, write.detail or None, write.log or None)
             rows.append((*unchanged, *counts, *facts))
         c.many(self.sql_close_many, rows)

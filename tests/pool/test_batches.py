@@ -1,0 +1,132 @@
+"""Short calls travel in batches, and nobody suffers from it: neither from a slow call nor from a death among them."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import pytest
+
+from pooltable import WorkerLost
+from tests.pool import helpers
+from tests.pool.conftest import MakePool
+from tests.pool.helpers import double, nap, started, until
+
+
+def every_hundredth_is_slow(number: int) -> tuple[int, float, float]:
+    begin = time.monotonic()
+    if number % 100 == 50:
+        time.sleep(0.3)
+    return number, begin, time.monotonic()
+
+
+def test_a_slow_call_among_short_ones_holds_up_none_of_them(pool: MakePool) -> None:
+    p = pool(2)
+    p.map(double, range(100), 1)
+    begin = time.monotonic()
+    seen: list[tuple[int, float]] = []
+    for number, _, ended in p.imap_unordered(every_hundredth_is_slow, range(1000)):
+        seen.append((number, time.monotonic() - ended))
+    took = time.monotonic() - begin
+    assert sorted(number for number, _ in seen) == list(range(1000))
+    # Ten slow calls of 0.3 s on two workers, and no result later than that by more than a moment.
+    assert took < 2.2
+    assert max(late for _, late in seen) < 0.1
+
+
+def test_no_short_call_waits_while_a_worker_is_idle(pool: MakePool) -> None:
+    p = pool(2)
+    p.map(every_hundredth_is_slow, range(10), 1)
+    for _ in range(3):
+        slow = p.apply_async(nap, (0.8,))
+        short = [p.apply_async(every_hundredth_is_slow, (number,)) for number in range(40)]
+        begin = time.monotonic()
+        for result in short:
+            result.get(10)
+        assert time.monotonic() - begin < 0.2
+        slow.get(10)
+
+
+def sleep_or_not(seconds: float) -> float:
+    if seconds:
+        time.sleep(seconds)
+    return seconds
+
+
+def test_a_result_before_a_long_call_of_its_batch_is_not_held_up(pool: MakePool) -> None:
+    p = pool(1)
+    p.map(sleep_or_not, [0.0] * 200, 1)  # known to be short
+    results = [p.apply_async(sleep_or_not, (0.0,)) for _ in range(100)]
+    long_one = p.apply_async(sleep_or_not, (1.0,))
+    begin = time.monotonic()
+    for result in results:
+        result.get(10)
+    assert time.monotonic() - begin < 0.5
+    assert not long_one.ready()
+    long_one.get(10)
+
+
+def test_results_of_a_batch_are_kept_when_a_later_call_of_it_is_killed(pool: MakePool) -> None:
+    for _ in range(5):
+        p = pool(1)
+        p.map(double, range(200), 1)
+        results = [p.apply_async(double, (number,)) for number in range(100)]
+        bad = p.apply_async(helpers.exit_with, (3,))
+        rest = [p.apply_async(double, (number,)) for number in range(100)]
+        assert [result.get(10) for result in results + rest] == [2 * number for number in range(100)] * 2
+        with pytest.raises(WorkerLost):
+            bad.get(10)
+        p.terminate()
+
+
+def test_calls_behind_a_long_one_go_to_a_worker_that_comes_later(pool: MakePool) -> None:
+    p = pool(2, min_processes=1)
+    p.map(sleep_or_not, [0.0] * 100, 1)
+    until(lambda: len(p._engine.workers()) >= 1)
+    begin = time.monotonic()
+    long_one = p.apply_async(sleep_or_not, (2.0,))
+    short = [p.apply_async(sleep_or_not, (0.0,)) for _ in range(50)]
+    for result in short:
+        result.get(10)
+    assert time.monotonic() - begin < 1.5
+    long_one.get(10)
+
+
+def test_each_call_of_a_batch_runs_exactly_once(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(2)
+    path = tmp_path / "ran"
+    places = [(str(path), number) for number in range(3000)]
+    results = [p.apply_async(append_or_sleep, place) for place in places]
+    for result in results:
+        result.get(30)
+    ran = sorted(int(line) for line in path.read_text().split())
+    assert ran == list(range(3000))
+
+
+def append_or_sleep(path: str, number: int) -> None:
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    if number % 500 == 250:
+        time.sleep(0.05)
+
+
+def test_a_cancelled_call_of_a_batch_never_runs(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(2)
+    path = tmp_path / "ran"
+    p.map(double, range(100), 1)
+    blockers = [p.apply_async(helpers.touch_and_sleep, (str(tmp_path / f"pid{n}"), 0.5)) for n in range(2)]
+    results = [p.apply_async(append_or_sleep, (str(path), number)) for number in range(1, 200)]
+    for n in range(2):
+        started(tmp_path / f"pid{n}")
+    dropped = [number for number, result in enumerate(results, 1) if number % 3 == 0 and result.cancel()]
+    assert len(dropped) == 66
+    for number, result in enumerate(results, 1):
+        if number in dropped:
+            with pytest.raises(CancelledError):
+                result.get(10)
+        else:
+            result.get(10)
+    for blocker in blockers:
+        blocker.get(10)
+    assert sorted(int(line) for line in path.read_text().split()) == [n for n in range(1, 200) if n % 3]

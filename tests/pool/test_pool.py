@@ -1,0 +1,497 @@
+"""What `Pool` offers beyond multiprocessing.Pool, and what programs written for that one rely on."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pooltable import Pool
+from pooltable.cores import usable_cores
+from pooltable.pool.worker import ask_to_be_recycled, identity
+from tests.pool import helpers
+from tests.pool.conftest import MakePool
+from tests.pool.helpers import double, nap, pid_of, started, until
+
+
+def who() -> Any:
+    time.sleep(0.05)
+    return identity()
+
+
+def threads_environment() -> tuple[str | None, str | None, str | None]:
+    return os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def recycle() -> int:
+    ask_to_be_recycled()
+    return os.getpid()
+
+
+_kept: Any = None
+
+
+def keep(value: Any) -> None:
+    global _kept
+    _kept = value
+
+
+def use_kept(_: int) -> Any:
+    with _kept.get_lock():
+        _kept.value += 1
+    return _kept.value
+
+
+def grow(size: int) -> int:
+    global _kept
+    _kept = bytearray(b"x" * size)
+    return os.getpid()
+
+
+def grow_and_wait(size: int) -> None:
+    grow(size)
+    time.sleep(60)
+
+
+def odd_fails(value: int) -> int:
+    if value % 2:
+        raise ValueError(value)
+    return value
+
+
+class Counted:
+    alive = 0
+
+    def __init__(self) -> None:
+        type(self).alive += 1
+
+    def __del__(self) -> None:
+        type(self).alive -= 1
+
+    def __setstate__(self, state: object) -> None:
+        type(self).alive += 1
+
+    def __getstate__(self) -> dict[str, int]:
+        return {"x": 1}
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+# ---- how many workers
+
+
+def test_a_pool_starts_all_of_its_workers_at_once(pool: MakePool) -> None:
+    p = pool(3)
+    assert len(p._pool) == 3
+    assert len({worker.pid for worker in p._pool}) == 3
+    until(lambda: p._engine.ready == 3)
+
+
+def test_the_number_of_workers_defaults_to_the_usable_cores(pool: MakePool) -> None:
+    with Pool() as p:
+        assert p._processes == usable_cores()
+    p.join()
+
+
+def test_with_a_minimum_of_none_workers_come_with_the_calls_and_go_when_idle(pool: MakePool) -> None:
+    p = pool(3, min_processes=0, idle_timeout=0.3)
+    assert p._engine.workers() == ()
+    assert p.apply(double, (2,)) == 4
+    assert len(p._engine.workers()) == 1
+    results = [p.apply_async(nap, (0.5,)) for _ in range(3)]
+    until(lambda: p._engine.ready == 3)
+    for result in results:
+        result.get(10)
+    until(lambda: p._engine.workers() == ())
+    assert p.apply(double, (3,)) == 6
+
+
+def test_idle_workers_leave_down_to_the_minimum(pool: MakePool) -> None:
+    p = pool(3, min_processes=1, idle_timeout=0.2)
+    p.map(nap, [0.2] * 3, 1)
+    until(lambda: len(p._engine.workers()) == 1)
+    assert p.map(double, range(5)) == [0, 2, 4, 6, 8]
+
+
+def test_workers_have_stable_numbers_and_know_who_they_are(pool: MakePool) -> None:
+    p = pool(2, threads=3)
+    known = set(p.starmap(who, [()] * 8, 1))
+    assert {(one.index, one.threads, one.device, one.processes) for one in known} == {(0, 3, None, 2), (1, 3, None, 2)}
+    assert identity() is None
+
+
+# ---- environment
+
+
+def test_each_worker_owns_its_threads_and_its_device(pool: MakePool) -> None:
+    p = pool(2, threads=1, devices="cuda:3,cuda:5")
+    assert set(p.starmap(threads_environment, [()] * 20, 1)) <= {("1", "1", "3"), ("1", "1", "5")}
+    assert {one.device for one in p.starmap(who, [()] * 8, 1)} == {"cuda:0"}
+
+
+def test_thread_variables_that_the_user_set_are_left_alone(pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    if multiprocessing.get_start_method(allow_none=True) is None:
+        p = Pool(1, context="spawn")
+        assert p.apply(threads_environment)[0] == "7"
+        p.terminate()
+        p.join()
+
+
+def test_locks_and_queues_may_be_handed_to_the_initializer(pool: MakePool, method: str) -> None:
+    counter = multiprocessing.get_context(method).Value("i", 0)
+    p = pool(2, keep, (counter,))
+    assert sorted(p.map(use_kept, range(10), 1)) == list(range(1, 11))
+    assert counter.value == 10
+
+
+def test_workers_are_in_a_session_of_their_own(pool: MakePool) -> None:
+    p = pool(1)
+    assert p.apply(os.getsid, (0,)) == p.apply(pid_of)
+
+
+# ---- workers that are replaced
+
+
+def test_a_worker_is_replaced_after_its_number_of_calls(pool: MakePool) -> None:
+    p = pool(1, maxtasksperchild=3)
+    pids = [p.apply(pid_of) for _ in range(9)]
+    assert [len(list(group)) for _, group in itertools.groupby(pids)] == [3, 3, 3]
+
+
+def test_short_calls_in_batches_never_exceed_the_lifetime(pool: MakePool) -> None:
+    p = pool(2, maxtasksperchild=50)
+    results = [p.apply_async(pid_of) for _ in range(500)]
+    pids = [result.get(30) for result in results]
+    assert max(map(pids.count, set(pids))) <= 50
+
+
+def test_a_call_can_ask_for_its_worker_to_be_recycled(pool: MakePool) -> None:
+    p = pool(1)
+    results = [p.apply_async(recycle), *(p.apply_async(pid_of) for _ in range(20))]
+    pids = [result.get(10) for result in results]
+    assert pids[0] not in pids[1:]
+    assert len(set(pids)) == 2
+
+
+def test_a_worker_that_has_grown_is_replaced_between_calls(pool: MakePool) -> None:
+    p = pool(1, memory=400 << 20)
+    first = p.apply(grow, (1 << 20,))
+    assert p.apply(pid_of) == first
+    assert p.apply(grow, (500 << 20,)) == first
+    assert p.apply(pid_of) != first
+
+
+def test_a_worker_over_its_hard_limit_is_killed_during_the_call(pool: MakePool) -> None:
+    from pooltable import WorkerLost
+
+    p = pool(1, memory=(1 << 30, 300 << 20))
+    with pytest.raises(WorkerLost, match="over its limit of 300 MiB"):
+        p.apply(grow_and_wait, (400 << 20,))
+    assert p.apply(double, (1,)) == 2
+
+
+# ---- results
+
+
+def test_a_map_raises_the_error_of_the_first_item_that_has_one_and_runs_the_others(pool: MakePool) -> None:
+    p = pool(2)
+    for chunksize in (None, 1, 3):
+        with pytest.raises(ValueError, match="^1$"):
+            p.map(odd_fails, range(10), chunksize)
+
+
+def test_imap_gives_each_item_its_own_value_or_error(pool: MakePool) -> None:
+    p = pool(2)
+    for chunksize in (1, 4):
+        iterator = p.imap(odd_fails, range(6), chunksize)
+        seen: list[int | str] = []
+        for _ in range(6):
+            try:
+                seen.append(next(iterator))
+            except ValueError as error:
+                seen.append(str(error))
+        assert seen == [0, "1", 2, "3", 4, "5"]
+        with pytest.raises(StopIteration):
+            next(iterator)
+
+
+def test_next_takes_a_timeout(pool: MakePool) -> None:
+    p = pool(1)
+    iterator = p.imap_unordered(nap, [0.5])
+    with pytest.raises(multiprocessing.TimeoutError):
+        iterator.next(0.05)
+    assert iterator.next(10) is None
+
+
+def test_get_takes_a_timeout(pool: MakePool) -> None:
+    p = pool(1)
+    result = p.apply_async(nap, (0.5, "late"))
+    with pytest.raises(multiprocessing.TimeoutError):
+        result.get(0.05)
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    assert not result.ready()
+    assert result.get(10) == "late"
+    assert result.ready()
+    assert result.successful()
+
+
+def test_a_source_may_be_fed_by_the_results(pool: MakePool) -> None:
+    p = pool(2)
+    got: list[int] = []
+    more = threading.Event()
+
+    def source() -> Iterator[int]:
+        yield 1
+        while len(got) < 20:
+            assert more.wait(10)
+            more.clear()
+            yield got[-1]
+
+    for value in p.imap(double, source()):
+        got.append(value)
+        more.set()
+        if len(got) == 20:
+            break
+    assert got == [2**power for power in range(1, 21)]
+    more.set()
+
+
+def test_closing_and_joining_before_the_results_are_read_loses_none(pool: MakePool) -> None:
+    p = pool(2)
+    iterator = p.imap(double, range(10_000))
+    results = [p.apply_async(double, (number,)) for number in range(100)]
+    p.close()
+    p.join()
+    assert list(iterator) == [2 * number for number in range(10_000)]
+    assert [result.get(0) for result in results] == [2 * number for number in range(100)]
+
+
+def test_imap_reads_an_endless_source_only_a_bounded_distance_ahead(pool: MakePool) -> None:
+    p = pool(2)
+    counter = itertools.count()
+    iterator = p.imap(double, counter)
+    assert [next(iterator) for _ in range(1000)] == [2 * number for number in range(1000)]
+    time.sleep(0.2)
+    ahead = next(counter) - 1000
+    assert 0 < ahead < 6000
+    p.terminate()
+
+
+def test_a_dropped_iterator_lifts_the_bound(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(1)
+    p.imap(helpers.append, [(str(tmp_path / "file"), number) for number in range(6000)])
+    p.close()
+    p.join()
+    assert (tmp_path / "file").stat().st_size == 6000
+
+
+def test_arguments_and_results_are_let_go(pool: MakePool) -> None:
+    p = pool(2)
+    p.map(same, [Counted() for _ in range(10)])
+    result = p.apply_async(same, (Counted(),))
+    result.get(10)
+    list(p.imap(same, [Counted() for _ in range(10)]))
+    del result
+    gc.collect()
+    until(lambda: Counted.alive == 0)
+
+
+def test_large_arguments_and_results_arrive(pool: MakePool) -> None:
+    p = pool(2)
+    for size in (0, 60_000, 65_536, 70_000, 5_000_000, 100_000_000):
+        data = os.urandom(min(size, 1000)) * (size // 1000 + 1)
+        assert p.apply(same, (data,)) == data
+    results = [p.apply_async(same, (bytes([number]) * 1_000_000,)) for number in range(50)]
+    assert all(result.get(20) == bytes([number]) * 1_000_000 for number, result in enumerate(results))
+
+
+def test_callbacks_are_called_before_the_result_is_ready(pool: MakePool) -> None:
+    p = pool(2)
+    called: list[Any] = []
+    p.apply_async(double, (1,), callback=called.append).wait(10)
+    p.map_async(double, range(3), callback=called.append).wait(10)
+    p.apply_async(helpers.raise_, (KeyError, 1), callback=called.append, error_callback=called.append).wait(10)
+    assert called[:2] == [2, [0, 2, 4]]
+    assert isinstance(called[2], KeyError)
+
+
+def test_callbacks_may_submit(pool: MakePool) -> None:
+    p = pool(2)
+    done = threading.Event()
+    values: list[int] = []
+
+    def again(value: int) -> None:
+        values.append(value)
+        if len(values) < 10:
+            p.apply_async(double, (value,), callback=again)
+        else:
+            done.set()
+
+    p.apply_async(double, (1,), callback=again)
+    assert done.wait(10)
+    assert values == [2**power for power in range(1, 11)]
+
+
+# ---- cancelling, bounding
+
+
+def test_a_waiting_call_can_be_cancelled(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(1)
+    running = p.apply_async(nap, (0.3, "ran"))
+    waiting = p.apply_async(helpers.touch_and_sleep, (str(tmp_path / "never"), 0))
+    assert waiting.cancel()
+    with pytest.raises(CancelledError):
+        waiting.get(10)
+    assert running.get(10) == "ran"
+    assert p.apply(double, (1,)) == 2
+    assert not (tmp_path / "never").exists()
+    assert not waiting.cancel()
+
+
+def test_a_running_call_is_cancelled_only_when_it_may_be_killed(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(1)
+    running = p.apply_async(helpers.touch_and_sleep, (str(tmp_path / "pid"),))
+    started(tmp_path / "pid")
+    assert not running.cancel()
+    assert running.cancel(kill=True)
+    with pytest.raises(CancelledError):
+        running.get(10)
+    assert p.apply(double, (1,)) == 2
+
+
+def test_a_call_sent_ahead_can_be_cancelled(pool: MakePool) -> None:
+    p = pool(1)
+    p.map(nap, [0.002] * 20, 1)
+    results = [p.apply_async(nap, (0.002, number)) for number in range(50)]
+    slow = p.apply_async(nap, (0.5, "slow"))
+    after = [p.apply_async(nap, (0.002, number)) for number in range(50)]
+    results[-1].get(10)
+    assert after[0].cancel()
+    with pytest.raises(CancelledError):
+        after[0].get(10)
+    assert slow.get(10) == "slow"
+    assert [result.get(10) for result in after[1:]] == list(range(1, 50))
+
+
+def test_submitting_waits_while_so_many_calls_are_open(pool: MakePool) -> None:
+    p = pool(1, max_pending=3)
+    begin = time.monotonic()
+    results = [p.apply_async(nap, (0.1,)) for _ in range(8)]
+    assert time.monotonic() - begin > 0.4
+    for result in results:
+        result.get(10)
+
+
+def test_a_waiting_submitter_is_let_go_when_the_pool_is_terminated(pool: MakePool) -> None:
+    p = pool(1, max_pending=1)
+    p.apply_async(nap, (60,))
+    threading.Timer(0.2, p.terminate).start()
+    with pytest.raises(ValueError, match="Pool not running"):
+        p.apply_async(nap, (60,))
+
+
+# ---- the end
+
+
+def test_terminate_gives_every_open_call_an_answer(pool: MakePool) -> None:
+    p = pool(2)
+    results = [p.apply_async(nap, (60,)) for _ in range(10)]
+    iterator = p.imap(nap, [60, 60])
+    mapped = p.map_async(nap, [60] * 10)
+    p.terminate()
+    p.join()
+    for result in [*results, mapped]:
+        with pytest.raises(CancelledError):
+            result.get(10)
+    with pytest.raises((CancelledError, StopIteration)):
+        next(iterator)
+
+
+def test_a_pool_that_is_not_running_takes_nothing(pool: MakePool) -> None:
+    p = pool(1)
+    with pytest.raises(ValueError, match="still running"):
+        p.join()
+    p.close()
+    for submit in (
+        lambda: p.apply(double, (1,)),
+        lambda: p.apply_async(double, (1,)),
+        lambda: p.map(double, [1]),
+        lambda: p.starmap_async(double, [(1,)]),
+        lambda: p.imap(double, [1]),
+        lambda: p.imap_unordered(double, [1], 3),
+        p.__enter__,
+    ):
+        with pytest.raises(ValueError, match="Pool not running"):
+            submit()
+
+
+def test_a_pool_that_is_dropped_while_it_runs_warns(method: str) -> None:
+    p = Pool(1, context=method)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del p
+        gc.collect()
+    assert any("unclosed running multiprocessing pool" in str(one.message) for one in caught)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"processes": 0}, ValueError, "at least 1"),
+        ({"initializer": 5}, TypeError, "callable"),
+        ({"maxtasksperchild": 0}, ValueError, "positive int"),
+        ({"max_pending": 0}, ValueError, "max_pending"),
+        ({"time_limit": 0}, ValueError, "time_limit"),
+        ({"idle_timeout": -1}, ValueError, "idle_timeout"),
+        ({"min_processes": 9, "processes": 2}, ValueError, "min_processes"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        Pool(**arguments)
+
+
+def test_a_pool_does_not_pickle(pool: MakePool) -> None:
+    with pytest.raises(NotImplementedError):
+        pickle.dumps(pool(1))
+    with pytest.raises(ValueError, match="Chunksize must be 1"):
+        pool(1).imap(double, [], 0)
+
+
+def test_an_initializer_that_does_not_pickle_is_told_at_once() -> None:
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        Pool(1, lambda: None, context="spawn")
+
+
+def test_many_threads_may_submit_at_once(pool: MakePool) -> None:
+    p = pool(2)
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for round_ in range(200):
+                assert p.apply(double, (number + round_,)) == 2 * (number + round_)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
