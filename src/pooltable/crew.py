@@ -18,11 +18,21 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from pooltable import tasks
-from pooltable.errors import WorkerLost, WorkerStartError
-from pooltable.events import Event
+from pooltable.config import BY_NAME
+from pooltable.errors import SettingError, WorkerLost, WorkerStartError
+from pooltable.events import Event, WorkerEnded, WorkerReady
 from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pool.local import LocalEngine
+from pooltable.signals import StopRequests
 from pooltable.tasks import Spec
+
+# How workers are ended: how often it is looked whether they are gone, and how long at most when they are killed.
+LOOK_SECONDS = 0.05
+LAST_SECONDS = 10.0
+IN_A_HURRY_SECONDS = 1.0
+# Between two tries to start a worker beside others that work; it doubles from the first to the last.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 30.0
 
 
 class Answer(Protocol):
@@ -95,16 +105,19 @@ class Crew(Protocol):
     def cancel(self, call: int, kill: bool) -> bool:
         """Drop the call if it has not started, end it if `kill`; either way it is answered."""
 
+    def replace(self, pid: int) -> None:
+        """Have this worker replaced by a new one, before the next row that it would run."""
+
     def wait(self, seconds: float, answers: int) -> bool:
         """Wait until something happened, as the inbox does."""
 
-    def end(self, seconds: float) -> None:
-        """End every worker; whatever still runs is killed after so many seconds."""
+    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
+        """End every worker; whatever still runs is killed when the caller is patient no more."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How the worker processes are made; each field as in `Pool`."""
+    """How the worker processes are made; each field as in `Pool`, and `memory` also as in "4GB"."""
 
     threads: int | None = None
     devices: str | None = None
@@ -112,6 +125,11 @@ class Workers:
     maxtasksperchild: int | None = None
     idle_timeout: float | None = None
     context: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "memory", "maxtasksperchild", "idle_timeout"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, BY_NAME[name].read(getattr(self, name), "Workers"))
 
     def options(self) -> dict[str, Any]:
         """The fields that were set, by name."""
@@ -131,17 +149,25 @@ class OwnProcesses:
         capture: str,
         listener: Callable[[Event], object],
     ) -> None:
+        """Raises SettingError where `workers` do not fit."""
         self.inbox = inbox
-        self._engine = LocalEngine(
-            processes,
-            initializer=tasks.prepare_worker,
-            initargs=(spec,),
-            min_processes=0,
-            time_limit=time_limit,
-            capture=capture,
-            listener=listener,
-            **workers.options(),
-        )
+        self._listener = listener
+        self._pause = 0.0
+        self._start_at = 0.0
+        self._leaving: frozenset[int] = frozenset()
+        try:
+            self._engine = LocalEngine(
+                processes,
+                initializer=tasks.prepare_worker,
+                initargs=(spec,),
+                min_processes=0,
+                time_limit=time_limit,
+                capture=capture,
+                listener=self._hear,
+                **workers.options(),
+            )
+        except (ValueError, TypeError) as error:
+            raise SettingError(f"the workers' settings do not fit: {error}") from error
 
     @property
     def ready(self) -> int:
@@ -151,23 +177,43 @@ class OwnProcesses:
     def broken(self) -> BaseException | None:
         return self._engine.broken
 
+    def _hear(self, event: Event) -> None:
+        """A worker came or went; on the engine's thread."""
+        if isinstance(event, WorkerReady):
+            self._pause = 0.0
+        elif isinstance(event, WorkerEnded):
+            self._leaving -= {event.pid}
+            if event.why == "start failed":
+                # The engine gives up only when nobody works; beside others, who cannot start is tried now and then.
+                self._pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self._pause))
+                self._start_at = time.monotonic() + self._pause
+        self._listener(event)
+
     def start(self, workers: int) -> None:
-        self._engine.start(workers)
+        if time.monotonic() >= self._start_at:
+            self._engine.start(workers)
 
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
-        return self._engine.submit(tasks.run_row, (values, attempt, idempotency_key), sink=self.inbox)
+        arguments = values, attempt, idempotency_key, *((tuple(self._leaving),) if self._leaving else ())
+        return self._engine.submit(tasks.run_row, arguments, sink=self.inbox)
 
     def cancel(self, call: int, kill: bool) -> bool:
         return self._engine.cancel(call, kill=kill)
 
+    def replace(self, pid: int) -> None:
+        self._leaving |= {pid}
+
     def wait(self, seconds: float, answers: int) -> bool:
         return self.inbox.wait(seconds, answers)
 
-    def end(self, seconds: float) -> None:
+    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
         self._engine.close()
-        if not self._engine.join(seconds):
-            self._engine.terminate()
-            self._engine.join()
+        while not self._engine.join(LOOK_SECONDS):
+            # Who is still starting has nothing to bring to an end.
+            if not patient() or all(worker.state == "starting" for worker in self._engine.workers()):
+                self._engine.terminate(kill=in_a_hurry)
+                self._engine.join(IN_A_HURRY_SECONDS if in_a_hurry else LAST_SECONDS)
+                return
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +232,10 @@ class Told:
 class ThisProcess:
     """Runs rows one after the other in this process, so that a debugger works; rows run while the loop waits."""
 
-    def __init__(self, spec: Spec, inbox: Inbox) -> None:
+    def __init__(self, spec: Spec, inbox: Inbox, requests: StopRequests) -> None:
         self.inbox = inbox
         self._spec = spec
+        self._requests = requests
         self._calls: deque[tuple[int, tuple[Any, ...]]] = deque()
         self._numbers = count(1)
         self._prepared = False
@@ -199,10 +246,10 @@ class ThisProcess:
         return int(self._prepared)
 
     def start(self, workers: int) -> None:
-        if self._prepared or self.broken:
+        if not workers or self._prepared or self.broken:
             return
         try:
-            tasks.prepare_worker(self._spec)
+            tasks.initialize(self._spec)
         except Exception as error:
             self.broken = WorkerStartError(f"the initializer raised {type(error).__name__}: {error}")
             self.broken.__cause__ = error
@@ -222,23 +269,32 @@ class ThisProcess:
                 return True
         return False
 
+    def replace(self, pid: int) -> None:
+        pass
+
     def wait(self, seconds: float, answers: int) -> bool:
         if not self._calls:
             return self.inbox.wait(seconds, answers)
         call, arguments = self._calls.popleft()
         started = time.perf_counter()
-        ended: Outcome
-        try:
-            ended = Returned(tasks.run_row(*arguments))
-        except KeyboardInterrupt:
-            # The second Ctrl-C: the row goes back as it would from a worker that was stopped.
-            ended = Raised(CancelledError())
-        except BaseException as error:
-            ended = Raised(error)
+        ended = self._run(arguments)
         self.inbox.answered(call, Told(0, None, time.perf_counter() - started, ended))
         return True
 
-    def end(self, seconds: float) -> None:
+    def _run(self, arguments: tuple[Any, ...]) -> Outcome:
+        try:
+            # The second Ctrl-C must reach the row that runs in this very thread.
+            with self._requests.interrupting(2):
+                if self._requests.count >= 2:
+                    return Raised(CancelledError())
+                return Returned(tasks.run_here(self._spec, *arguments))
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and self._requests.count >= 2:
+                # The row goes back as it would from a worker that was stopped.
+                return Raised(CancelledError())
+            return Raised(error)
+
+    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
         pass
 
 
@@ -255,7 +311,7 @@ class SomebodysExecutor:
         # By value and once: each process of the executor prepares itself when the first row reaches it.
         self._spec = (uuid4().hex, cloudpickle.dumps(spec))
         self._numbers = count(1)
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[int, Future[tuple[Any, float]]] = {}
 
     @property
     def ready(self) -> int:
@@ -277,13 +333,20 @@ class SomebodysExecutor:
         future.add_done_callback(lambda future: self._ended(call, future, time.perf_counter() - sent))
         return call
 
-    def _ended(self, call: int, future: Future[Any], seconds: float) -> None:
+    def _ended(self, call: int, future: Future[tuple[Any, float]], seconds: float) -> None:
         if self._futures.pop(call, None) is None:
             return
         error = CancelledError() if future.cancelled() else future.exception()
-        if isinstance(error, BrokenExecutor):
+        if isinstance(error, WorkerStartError):
+            self.broken = error
+        elif isinstance(error, BrokenExecutor):
             error = WorkerLost(0, None, str(error))
-        ended = Returned(future.result()) if error is None else Raised(error)
+        ended: Outcome
+        if error is None:
+            value, seconds = future.result()
+            ended = Returned(value)
+        else:
+            ended = Raised(error)
         self.inbox.answered(call, Told(None, None, seconds, ended))
 
     def cancel(self, call: int, kill: bool) -> bool:
@@ -298,8 +361,13 @@ class SomebodysExecutor:
             return True
         return False
 
+    def replace(self, pid: int) -> None:
+        pass
+
     def wait(self, seconds: float, answers: int) -> bool:
         return self.inbox.wait(seconds, answers)
 
-    def end(self, seconds: float) -> None:
-        self._futures.clear()
+    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
+        # Rows that have not begun must not begin after the run is over and they were given back.
+        while self._futures:
+            self._futures.popitem()[1].cancel()

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
+from pooltable.errors import SettingError
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -22,6 +24,14 @@ class Pace:
     wait: bool = True
     db_wait: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("lease", 0.1), ("grace", 0), ("halt", 0), ("db_wait", 0)):
+            number = getattr(self, name)
+            if number is None and name == "db_wait":
+                continue
+            if isinstance(number, bool) or not isinstance(number, int | float) or not number >= least:
+                raise SettingError(f"Pace({name}={number!r}): give a number from {least} up")
+
 
 class Room:
     """How many rows to hold: enough that no worker idles, few enough that a claimed row is soon run.
@@ -33,6 +43,7 @@ class Room:
     AHEAD_SECONDS = 0.05
     MOST_ROWS = 1000  # per worker: past this a claim costs no less per row
     MOST_BYTES = 64 * 2**20
+    READ_AT_ONCE = 200  # rows: how large they are is known only when they were read
 
     def __init__(self) -> None:
         self.row_seconds: float | None = None
@@ -69,6 +80,11 @@ class Room:
             rows = min(rows, max(workers, int(self.MOST_BYTES / self.row_bytes)))
         return max(0, rows - held)
 
+    def to_read(self, held_bytes: int) -> int:
+        """How many claimed rows may be read at once when the columns of those held take so many bytes."""
+        left = self.MOST_BYTES - held_bytes
+        return min(self.READ_AT_ONCE, int(left / max(self.row_bytes, 1.0))) if left > 0 else 0
+
 
 class Burst:
     """Notices when everything fails alike: `limit` ends in a row, across workers, of one kind of failure."""
@@ -86,6 +102,38 @@ class Burst:
 
     def reset(self) -> None:
         self.kind, self.count = "", 0
+
+
+class Streaks:
+    """Notices a worker that fails one row after another while others succeed: something in it is broken for good."""
+
+    FAILURES = 10  # in a row, and at least so many rows of other workers meanwhile
+    OTHERS = 0.75  # the part of those that must have succeeded
+
+    def __init__(self) -> None:
+        self._ends = 0
+        self._successes = 0
+        self._since: dict[int, tuple[int, int, int]] = {}  # worker -> its failures in a row, ends and successes before
+
+    def saw(self, worker: int, failed: bool) -> bool:
+        """One end in that worker. True when it should be replaced."""
+        self._ends += 1
+        self._successes += not failed
+        if not failed:
+            self._since.pop(worker, None)
+            return False
+        count, ends, successes = self._since.get(worker, (0, self._ends - 1, self._successes))
+        count += 1
+        self._since[worker] = count, ends, successes
+        others = self._ends - ends - count
+        if count < self.FAILURES or others < self.FAILURES or self._successes - successes < self.OTHERS * others:
+            return False
+        self.forget(worker)
+        return True
+
+    def forget(self, worker: int) -> None:
+        """That worker is gone."""
+        self._since.pop(worker, None)
 
 
 class Step(IntEnum):
@@ -137,3 +185,34 @@ class Pulse:
         pause = self.pause
         self.pause = min(self.pause * 2, self._poll)
         return pause
+
+
+class Appetite:
+    """When to claim: whenever there is room, until a claim comes back short; then at the pulse, or when hurried. Not at
+    all while halted."""
+
+    def __init__(self, poll: float) -> None:
+        self.dry = False  # the last claim came back short: nothing more was to be had
+        self._pulse = Pulse(poll)
+        self._at = 0.0
+        self._rests_until = 0.0
+
+    @property
+    def next(self) -> float:
+        """When to claim next, by the monotonic clock."""
+        return max(self._at, self._rests_until)
+
+    def saw(self, claims: int, room: int, now: float) -> None:
+        """A claim for so many rows came back with so many."""
+        self.dry = claims < room
+        if claims:
+            self._pulse.saw_work()
+        self._at = now + self._pulse.saw_nothing() if self.dry else 0.0
+
+    def hurry(self, at: float = 0.0) -> None:
+        """There may be something to claim, now or from then on."""
+        self._at = min(self._at, at)
+
+    def rest(self, until: float) -> None:
+        """Claim nothing before then, whoever hurries."""
+        self._rests_until = until

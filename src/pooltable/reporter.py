@@ -40,6 +40,8 @@ SHOW_SECONDS = 1.0
 READ_SECONDS = 0.1
 KEEP_OUTPUT_SECONDS = 2.0  # a worker's output outlives it, so that what killed it can be stored with its row
 PATIENCE_SECONDS = 5.0  # with listeners that are still busy when the run is over
+IN_A_HURRY_SECONDS = 0.5
+LOOK_SECONDS = 0.05
 
 Callback = Callable[[Row, Any], object]
 
@@ -75,7 +77,7 @@ class Reporter:
         self._tellers = Aside("pooltable-listeners", lambda error: None)
         self._callers = Aside("pooltable-callbacks", self._callback_failed)
         self._noticed: set[str] = set()
-        self._paused = False
+        self.is_paused = False
         self._waiting = False
         self._reader: Reader | None = None
         self._read_at = 0.0
@@ -98,8 +100,8 @@ class Reporter:
             self.tell(Noticed(what, count, name))
 
     def paused(self, paused: bool) -> None:
-        if paused != self._paused:
-            self._paused = paused
+        if paused != self.is_paused:
+            self.is_paused = paused
             self.tell(Paused(paused))
 
     def waiting(self, count: int, seconds: float | None) -> None:
@@ -203,16 +205,27 @@ class Reporter:
             workers: tuple[WorkerDoing, ...] = self._reader.now() if self._reader else ()
             self.tell(self.tally.progress(now, doing, workers))
 
-    def close(self, last: Event | None, in_a_hurry: bool) -> None:
-        """Tell the rest, let callbacks and listeners come to their end, and remove the workers' output."""
+    def close(self, last: Event, patient: Callable[[], bool], in_a_hurry: bool) -> None:
+        """Tell the rest, let callbacks run to their end while the caller is patient, and remove the workers' output."""
         if self._reader:
             for event in self._reader.finish():
                 self.tell(event)
             self._reader.close()
-        if last is not None:
-            self.tell(last)
-        self._callers.end(0.0 if in_a_hurry else None)
-        self._tellers.end(0.0 if in_a_hurry else PATIENCE_SECONDS)
+        self.tell(last)
+        self._callers.end()
+        while not self._callers.join(LOOK_SECONDS) and patient():
+            pass
+        self._tellers.end()
+        self._tellers.join(IN_A_HURRY_SECONDS if in_a_hurry else PATIENCE_SECONDS)
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """The run could not begin: there is nothing to tell."""
+        self._callers.end()
+        self._tellers.end()
+        if self._reader:
+            self._reader.close()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -3,32 +3,26 @@
     table.claim -> Claim -> table.read -> Row -> crew.send -> worker -> outcome -> judge -> verdict -> table.finish ->
     Fate
 
-One thread runs the loop and alone talks to the database; `reporter` tells what happened, `pace` decides how much and
-when to stop, `crew` runs the rows. No transaction is open while a row runs, and no worker holds a connection of ours.
+One thread runs the loop and alone talks to the database. `hands` has the rows that are under way, `crew` runs them,
+`reporter` tells what happened, `pace` decides how much, when, and when to stop. No transaction is open while a row
+runs, and no worker holds a connection of ours.
 """
 
 from __future__ import annotations
 
 import os
-import random
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from pooltable import tasks
+from pooltable.aside import Aside
 from pooltable.cores import usable_cores
-from pooltable.crew import Answer, Crew, Inbox, OwnProcesses, SomebodysExecutor, ThisProcess, Workers
-from pooltable.errors import (
-    DatabaseError,
-    MappingError,
-    PooltableError,
-    SettingError,
-    TimeLimitExceeded,
-    WorkerLost,
-)
+from pooltable.crew import Crew, Inbox, OwnProcesses, SomebodysExecutor, ThisProcess, Workers
+from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError, SettingError, UsageError
 from pooltable.events import (
     Event,
     Halted,
@@ -41,32 +35,25 @@ from pooltable.events import (
     Stopping,
     Summary,
 )
+from pooltable.hands import GATHER_SECONDS, Hands
 from pooltable.logs import Logs
-from pooltable.outcomes import Outcome, Raised
-from pooltable.pace import Ladder, Pace, Pulse, Room, Step
+from pooltable.pace import Appetite, Ladder, Pace, Step
 from pooltable.patience import Patience
-from pooltable.reporter import Callback, Ended, Reporter
+from pooltable.reporter import Callback, Reporter
 from pooltable.rows import Row
 from pooltable.signals import StopRequests
 from pooltable.table.lease import Lease
-from pooltable.table.states import Claim, Finish, Released, Retry, judge
-from pooltable.table.table import Look, TaskTable
+from pooltable.table.looking import Look
+from pooltable.table.states import Claim, Retry
+from pooltable.table.table import TaskTable
 from pooltable.watch import FileWatch
 
-GATHER_SECONDS = 0.02  # how long an end may wait for others to share its commit; the promise is 50 ms with the commit
-LOCKED_SECONDS = 0.2  # before a row that another transaction holds is tried again
 WATCH_SECONDS = 0.025  # between two looks at whether somebody changed the database, where nothing tells us
 HALT_SECONDS = 60.0  # how long a service pauses when everything fails
 COUNT_SECONDS = 30.0  # between two counts of what is waiting, for the progress
-
-
-@dataclass(slots=True)
-class Held:
-    """A row that was sent to the crew and is not answered. `disowned`: its claim was lost meanwhile."""
-
-    claim: Claim
-    row: Row
-    disowned: bool = False
+RESCUE_SECONDS = 0.2  # between two rescues, however many runners die
+# Nobody renews a lease while a row runs in the runner's own thread.
+LEASE_HERE = 86400.0
 
 
 class Runner:
@@ -124,26 +111,23 @@ class Runner:
         else:
             self._size = 1 if processes == 0 else processes or usable_cores()
 
+        self._once = threading.Lock()
         self._inbox = Inbox()
         self._requests = StopRequests(self._inbox.wake)
         self._ladder = Ladder(self._pace.grace)
-        self._room = Room()
-        self._pulse = Pulse(poll)
-        self._held: dict[int, Held] = {}
-        self._ended: list[Ended] = []
-        self._ended_since = 0.0
+        self._appetite = Appetite(poll)
         self._halted = ""
-        # The last claim came back short: claim again after a pause, or when somebody changed the database.
-        self._dry = False
         self._wanted = 0  # workers
         self._files: FileWatch | None = None
-        self._claim_at = 0.0
+        self._lease_seconds = LEASE_HERE if processes == 0 else self._pace.lease
         self._beat_at = 0.0
-        self._rescue_at = 0.0
+        self._rescued_at = self._rescue_at = 0.0
+        self._look_at = 0.0
+        self._counter: Aside | None = None
         self._count_at = 0.0
 
     def stop(self) -> None:
-        """Drain: claim no more, let what runs end, finish it. A second call: stop now. From any thread."""
+        """Drain: claim no more, let what runs end, finish it. A second call: stop now. From any thread, at any time."""
         self._requests.request("stop()")
 
     def run(self) -> Summary:
@@ -153,32 +137,28 @@ class Runner:
         if the database refuses or stays away; WorkerStartError if no worker can be started. An error that ends a run
         that had begun carries what was done until then as its `summary`.
         """
+        if not self._once.acquire(blocking=False):
+            raise UsageError("a Runner runs once, and this one has: make another")
         self._table.prepare()
         look = self._table.look()
         self._check_words(look)
         with self._requests:
-            self._lease: Lease = self._table.open_lease(seconds=self._pace.lease, processes=self._size, poll=self._poll)
-            self._reporter = Reporter(
-                self._listeners, *self._callbacks, self._pace.halt, bool(self._table.write or self._table.result)
-            )
-            self._patience = Patience(self._pace.db_wait, self._reporter.tell)
-            crew: Crew | None = None
+            self._open()
             error: BaseException | None = None
             try:
-                crew = self._crew = self._make_crew()
                 self._begin(look)
                 while not self._over():
                     self._beat_if_due()
                     self._rescue_if_due()
-                    self._collect()
+                    self._hands.collect()
                     self._exchange()
-                    self._reporter.show(len(self._held))
+                    self._send()
+                    self._reporter.show(len(self._hands))
                     self._wait()
-                error = crew.broken
-            except PooltableError as failure:
+                error = self._crew.broken
+            except BaseException as failure:
                 error = failure
-            finally:
-                summary = self._end(crew, error)
+            summary = self._end(error)
         if error is not None:
             error.summary = summary  # type: ignore[attr-defined]
             raise error
@@ -195,14 +175,32 @@ class Runner:
             f"{self._table.words.pending!r}: say which one is, with --pending or Words(pending=...)"
         )
 
+    def _open(self) -> None:
+        """Everything that must be closed again."""
+        self._reporter = Reporter(
+            self._listeners, *self._callbacks, self._pace.halt, bool(self._table.write or self._table.result)
+        )
+        crew: Crew | None = None
+        try:
+            crew = self._crew = self._make_crew()
+            self._lease: Lease = self._table.open_lease(
+                seconds=self._lease_seconds, processes=self._size, poll=self._poll
+            )
+        except BaseException:
+            if crew is not None:
+                crew.end(lambda: False, in_a_hurry=True)
+            self._reporter.abandon()
+            raise
+        self._patience = Patience(self._pace.db_wait, self._requests, self._reporter.tell)
+        self._hands = Hands(crew, self._inbox, self._reporter, self._retry)
+
     def _make_crew(self) -> Crew:
-        spec = tasks.Spec(self._task, self._table.fields, len(self._table.key), self._initializer, self._initargs)
+        task, initializer = tasks.portable(self._task), self._initializer and tasks.portable(self._initializer)
+        spec = tasks.Spec(task, self._table.fields, len(self._table.key), initializer, self._initargs)
         if self._executor is not None:
             return SomebodysExecutor(spec, self._inbox, self._executor, self._size)
         if self._processes == 0:
-            # The second Ctrl-C must reach the row that runs in this very thread.
-            self._requests.interrupt_from = 2
-            return ThisProcess(spec, self._inbox)
+            return ThisProcess(spec, self._inbox, self._requests)
         folder = self._reporter.read_output()
         return OwnProcesses(
             spec, self._inbox, self._size, self._workers, self._time_limit, folder, listener=self._hear_worker
@@ -218,7 +216,7 @@ class Runner:
         if self._lease.files:
             with suppress(OSError):
                 self._files = FileWatch(self._lease.files, self._inbox.wake)
-        self._beat_at = now + self._pace.lease / 3
+        self._beat_at = now + self._lease_seconds / 3
         self._count_at = now + COUNT_SECONDS
         self._reporter.tally.saw_pending(look.pending, now)
         self._reporter.tell(
@@ -230,11 +228,16 @@ class Runner:
             self._reporter.notice("index missing", name=look.index_sql)
         if look.unsafe_file_system:
             self._reporter.notice("file system unsafe", name=look.unsafe_file_system)
-        self._dry = not look.pending
+        self._appetite.dry = not look.pending
         self._wanted = self._size if self._forever else min(self._size, look.pending)
-        self._crew.start(self._wanted)
+        if not self._requests.count:
+            self._crew.start(self._wanted)
 
-    # ---- the end
+    # ---- when to stop
+
+    @property
+    def _takes_more(self) -> bool:
+        return not (self._ladder.step or self._halted or self._crew.broken)
 
     def _over(self) -> bool:
         """Whether the run is at its end; takes the next step of a stop when it is due."""
@@ -244,38 +247,16 @@ class Runner:
             self._step_down(step)
         if step is Step.LEAVE:
             return True
-        if self._held or self._ended:
+        if not self._hands.empty:
             # What another transaction keeps locked is left to a rescue once the time to stop has come.
-            return step is Step.NOW and not self._held and all(ended.not_before for ended in self._ended)
-        if step or self._crew.broken or self._halted:
+            return step is Step.NOW and self._hands.only_locked
+        if not self._takes_more or self._all_claimed():
             return True
-        if self._forever or not self._dry:
-            return False
-        return self._all_claimed() or self._nothing_left()
-
-    def _all_claimed(self) -> bool:
-        return self._max_rows is not None and self._reporter.tally.claimed >= self._max_rows
-
-    def _nothing_left(self) -> bool:
-        left = self._patience.ask(self._lease.left)
-        if left is None or left.mine or left.dead:
-            return False
-        if not left.pending:
-            return True
-        if not left.due_in:
-            # Nobody was started yet if the table was empty when the run began.
-            self._wanted = min(self._size, left.pending)
-            return False
-        # The last claim came back short, so what is pending is under back-off.
-        if not self._pace.wait:
-            return True
-        self._reporter.waiting(left.pending, left.due_in)
-        self._claim_at = min(self._claim_at, time.monotonic() + left.due_in)
-        return False
+        return self._should_look and self._nothing_left()
 
     def _step_down(self, step: Step) -> None:
         reason = self._requests.reason if self._requests.count >= step else "the grace period is over"
-        running = len(self._held)
+        running = len(self._hands)
         if step is Step.DRAIN:
             self._reporter.tell(Stopping("drain", reason, running, self._pace.grace))
         else:
@@ -283,30 +264,75 @@ class Runner:
         if step >= Step.NOW:
             # Who asks to stop now is not made to wait for a database that is away.
             self._patience.seconds = 0.0
-        self._recall(kill=step >= Step.NOW)
+        self._hands.recall(kill=step >= Step.NOW)
 
-    def _recall(self, kill: bool) -> None:
-        """Take back what has not started, and with `kill` end what runs. All of it is answered."""
-        for call in list(self._held):
-            self._crew.cancel(call, kill)
+    def _all_claimed(self) -> bool:
+        return self._max_rows is not None and self._reporter.tally.claimed >= self._max_rows
 
-    def _end(self, crew: Crew | None, error: BaseException | None) -> Summary:
+    @property
+    def _should_look(self) -> bool:
+        """Whether what is left must be looked at: a claim came back short and nothing is in hand. To a service the next
+        claim will tell, unless it has let all its workers go."""
+        waits = self._appetite.dry and self._hands.empty
+        return waits and not (self._forever and (self._wanted or self._crew.ready))
+
+    def _nothing_left(self) -> bool:
+        """Whether the work is done."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return False
+        left = self._patience.ask(self._lease.left)
+        if left is None:
+            return False
+        self._look_at = now + self._poll
+        if left.dead:
+            self._rescue_at = min(self._rescue_at, self._rescued_at + RESCUE_SECONDS)
+        elif not left.mine and not left.pending:
+            return not self._forever
+        elif left.pending and not left.due_in:
+            # Nobody was started yet if the table was empty when the run began.
+            self._wanted = max(self._wanted, min(self._size, left.pending))
+        elif left.pending and not self._reporter.is_paused:
+            # The last claim came back short, so what is pending is under back-off.
+            if not self._pace.wait and not self._forever:
+                return True
+            self._reporter.waiting(left.pending, left.due_in)
+            self._look_at = now + (left.due_in or 0.0)
+            self._appetite.hurry(self._look_at)
+        return False
+
+    def _halt(self) -> None:
+        burst = self._reporter.burst
+        self._reporter.tell(Halted(burst.kind, burst.count, "", HALT_SECONDS if self._forever else None))
+        if self._forever:
+            self._appetite.rest(time.monotonic() + HALT_SECONDS)
+        else:
+            self._halted = f"halted: {burst.count} rows in a row failed with {burst.kind}"
+        burst.reset()
+        self._hands.recall(kill=False)
+
+    # ---- the end
+
+    def _end(self, error: BaseException | None) -> Summary:
         leaving = self._ladder.step is Step.LEAVE
-        if crew is not None:
-            # What is still held here is held in vain: by a run that leaves at once, or that an error ended.
-            crew.end(0.0 if self._held else self._pace.grace)
+        unfinished = len(self._hands)
+        until = time.monotonic() + self._pace.grace
+        # What is still held here is held in vain: by a run that leaves at once, or that an error ended.
+        self._crew.end(
+            lambda: not unfinished and self._requests.count < Step.NOW and time.monotonic() < until, in_a_hurry=leaving
+        )
         if self._files is not None:
             self._files.close()
         left, elsewhere = 0, 0
-        if not leaving and not isinstance(error, DatabaseError):
+        if not leaving and not isinstance(error, DatabaseUnavailable):
             try:
-                rest = self._lease.left()
-                left, elsewhere = self._table.counts().pending, rest.elsewhere
-                self._lease.close()
+                # As everywhere, the one who asks for it a third time is not made to wait for the database.
+                with self._requests.interrupting(Step.LEAVE):
+                    left, elsewhere = self._close_lease()
             except DatabaseError as late:
                 error = error or late
-        drained = self._forever and self._ladder.step is Step.DRAIN
-        stopped = leaving or bool(self._ladder.step and (left or self._held))
+            except KeyboardInterrupt:
+                leaving = True
         summary = self._reporter.tally.summary(
             self._lease.id,
             time.monotonic(),
@@ -314,77 +340,64 @@ class Runner:
             elsewhere,
             error=error,
             halted=self._halted,
-            stopped=stopped,
-            drained=drained,
+            stopped=leaving or bool(self._ladder.step and (left or unfinished)),
+            drained=self._forever and self._ladder.step is Step.DRAIN,
         )
-        self._reporter.close(RunEnded(summary), in_a_hurry=leaving)
+        if self._counter is not None:
+            self._counter.end()
+        # Callbacks have as long as they like; after a request to stop, the grace period.
+        last = Ladder(0.0 if leaving else self._pace.grace)
+        self._reporter.close(
+            RunEnded(summary), lambda: last.look(self._requests.count, time.monotonic()) < Step.NOW, in_a_hurry=leaving
+        )
         return summary
+
+    def _close_lease(self) -> tuple[int, int]:
+        """Write what ended, give back the rest. How many rows are left, and how many others hold."""
+        if ends := self._hands.to_write(float("inf")):
+            # Only an error ends a run before they are written.
+            self._hands.wrote(ends, self._lease.finish([ended.finish for ended in ends]), time.monotonic())
+        elsewhere = self._lease.left().elsewhere
+        self._lease.close()
+        return self._table.counts().pending, elsewhere
 
     # ---- the lease
 
     def _beat_if_due(self) -> None:
-        if time.monotonic() < self._beat_at:
+        # A database that was away is asked for this first: whether the lease outlived that matters most.
+        if time.monotonic() < self._beat_at and self._patience.retry_at is None:
             return
         beat = self._patience.ask(self._lease.beat)
         if beat is None:
             return
-        self._beat_at = time.monotonic() + self._pace.lease / 3
-        if beat.kept is None:
-            return
-        gone = [call for call, held in self._held.items() if (held.claim.key, held.claim.claim_no) not in beat.kept]
-        for call in gone:
-            self._held[call].disowned = True
-            self._crew.cancel(call, kill=True)
-        self._reporter.tell(LeaseLapsed(beat.lapsed or 0.0, len(beat.kept), len(gone)))
+        self._beat_at = time.monotonic() + self._lease_seconds / 3
+        if beat.kept is not None:
+            lost = self._hands.keep(beat.kept)
+            self._reporter.tell(LeaseLapsed(beat.lapsed or 0.0, len(beat.kept), lost))
 
     def _rescue_if_due(self) -> None:
-        if time.monotonic() < self._rescue_at:
+        now = time.monotonic()
+        if now < self._rescue_at:
             return
         rescue = self._patience.ask(self._lease.rescue, self._retry)
         if rescue is None:
             return
-        expiry = self._pace.lease if rescue.next_expiry is None else rescue.next_expiry
-        self._rescue_at = time.monotonic() + min(max(expiry, 0.05), self._pace.lease)
+        expiry = self._lease_seconds if rescue.next_expiry is None else rescue.next_expiry
+        self._rescued_at, self._rescue_at = now, now + min(max(expiry, RESCUE_SECONDS), self._lease_seconds)
+        self._look_at = 0.0
         if rescue.pending or rescue.failed:
             self._reporter.tally.rescued += rescue.pending + rescue.failed
             self._reporter.tell(RowsRescued(rescue.pending, rescue.failed, rescue.runners))
-            self._claim_at = 0.0
-
-    # ---- what ended
-
-    def _collect(self) -> None:
-        count, seconds = 0, 0.0
-        for call, answer in self._inbox.collect():
-            held = self._held.pop(call)
-            outcome = answer.outcome()
-            if not held.disowned:
-                self._note(self._finish_of(held.claim, answer, outcome), held.row, outcome)
-            if answer.seconds:
-                count, seconds = count + 1, seconds + answer.seconds
-        if count:
-            self._room.saw_rows(count, seconds)
-
-    def _finish_of(self, claim: Claim, answer: Answer, outcome: Outcome) -> Finish:
-        log = ""
-        if isinstance(outcome, Raised):
-            outcome = Raised(_about(claim, outcome.error))
-            log = self._reporter.log_of(answer.pid, claim.key, claim.attempt)
-        verdict = judge(outcome, claim, self._retry, random.random())
-        return Finish(claim, verdict, answer.seconds, answer.worker, log)
-
-    def _note(self, finish: Finish, row: Row | None, outcome: Outcome | None) -> None:
-        if not self._ended:
-            self._ended_since = time.monotonic()
-        self._ended.append(Ended(finish, row, outcome))
+            self._appetite.hurry()
 
     # ---- the database
 
     def _exchange(self) -> None:
         """Write what ended and claim into free room, when either is due."""
         now = time.monotonic()
-        ends = [ended for ended in self._ended if ended.not_before <= now]
-        room = self._free_room() if now >= self._claim_at else 0
-        if not room and not (ends and self._ends_are_due(now)):
+        ends = self._hands.to_write(now)
+        room = self._free_room() if now >= self._appetite.next else 0
+        if not room and not (ends and self._hands.should_write(now)):
             return
         if self._files is not None:
             self._files.rest()
@@ -392,106 +405,87 @@ class Runner:
         if answer is None:
             return
         done = time.monotonic()
-        self._ended = [ended for ended in self._ended if ended.not_before > now]
-        if ends:
-            self._wrote(ends, answer.fates, done)
+        burst = bool(ends) and self._hands.wrote(ends, answer.fates, done)
         if room:
-            self._room.saw_claim(done - now)
+            self._hands.room.saw_claim(done - now)
             self._reporter.paused(answer.paused)
-            self._take(answer.claims, room, done - now)
+            self._appetite.saw(len(answer.claims), room, done)
+            if self._appetite.dry:
+                self._came_back_short()
+        # Without room there are claims, too, when the answer to an earlier one was lost with its connection.
+        if answer.claims:
+            self._took(answer.claims, done - now)
+        if burst:
+            self._halt()
 
     def _free_room(self) -> int:
-        if self._ladder.step or self._halted or self._crew.broken:
+        if not self._takes_more:
             return 0
-        ready, held = self._crew.ready, len(self._held)
-        room = self._room.free(ready, held)
+        ready, held = self._crew.ready, len(self._hands)
+        room = self._hands.room.free(ready, held)
         # Many small claims cost more than a few large ones, so rows are fetched when half of them are gone.
         if held > ready and room < held:
             return 0
         if self._max_rows is not None:
             room = min(room, self._max_rows - self._reporter.tally.claimed)
-            self._dry = self._dry or room <= 0
         return max(0, room)
 
-    def _ends_are_due(self, now: float) -> bool:
-        return now >= self._ended_since + GATHER_SECONDS or len(self._held) <= len(self._ended)
+    def _came_back_short(self) -> None:
+        self._look_at = 0.0
+        # Whoever is idle sees to the rows of those that died.
+        self._rescue_at = min(self._rescue_at, self._rescued_at + self._poll)
+        if self._workers.idle_timeout is not None:
+            # Those that are let go are not called back before there is something to do.
+            self._wanted = min(self._wanted, len(self._hands))
 
-    def _wrote(self, ends: Sequence[Ended], fates: Sequence[Any], now: float) -> None:
-        if self._reporter.wrote(ends, fates, now - self._ended_since):
-            self._halt()
-        locked = [ended for ended, fate in zip(ends, fates, strict=True) if fate.why == "locked"]
-        for ended in locked:
-            ended.not_before = now + LOCKED_SECONDS
-        self._ended += locked
-        self._ended_since = now
-
-    def _halt(self) -> None:
-        burst = self._reporter.burst
-        pause = HALT_SECONDS if self._forever else None
-        self._reporter.tell(Halted(burst.kind, burst.count, "", pause))
-        if self._forever:
-            self._claim_at = time.monotonic() + HALT_SECONDS
-        else:
-            self._halted = f"halted: {burst.count} rows in a row failed with {burst.kind}"
-        burst.reset()
-        self._recall(kill=False)
-
-    def _take(self, claims: Sequence[Claim], room: int, seconds: float) -> None:
-        """Read the columns of what was claimed and send it."""
-        now = time.monotonic()
-        self._dry = len(claims) < room
-        if claims:
-            self._pulse.saw_work()
-        if self._dry:
-            self._claim_at = max(self._claim_at, now + self._pulse.saw_nothing())
-        if not claims:
-            return
-        unexpected = len(claims) > self._reporter.tally.pending
+    def _took(self, claims: Sequence[Claim], seconds: float) -> None:
+        waiting = self._reporter.tally.pending
         self._reporter.claimed(len(claims))
         self._reporter.tell(RowsClaimed(len(claims), seconds, tuple(claim.key for claim in claims)))
+        self._hands.take(claims)
         # As many workers as there are rows for them: those held, those known to wait, or more than anybody knew of.
-        rows = len(self._held) + len(claims) + self._reporter.tally.pending
-        self._wanted = max(self._wanted, self._size if unexpected and not self._dry else min(self._size, rows))
-        size = 0
-        rows = self._lease.read(claims)
-        for claim, row in zip(claims, rows, strict=True):
-            if isinstance(row, Row):
-                size += _size_of(row)
-                self._held[self._crew.send(tuple(row), claim.attempt, claim.idempotency_key)] = Held(claim, row)
-            elif row is None:
-                # The row is gone; the finish finds that out and says so.
-                self._note(Finish(claim, Released(), 0.0, None), None, None)
-            else:
-                outcome = Raised(row)
-                self._note(Finish(claim, judge(outcome, claim, self._retry, 0.0), 0.0, None), None, outcome)
-        self._room.saw_bytes(len(claims), size)
+        unknown = len(claims) > waiting and not self._appetite.dry
+        rows = len(self._hands) + self._reporter.tally.pending
+        self._wanted = max(self._wanted, self._size if unknown else min(self._size, rows))
+
+    def _send(self) -> None:
+        """Read the columns of what was claimed, and send it to the crew."""
+        if not self._takes_more:
+            self._hands.give_back()
+        while claims := self._hands.to_read():
+            rows = self._patience.ask(self._lease.read, claims)
+            if rows is None:
+                return
+            self._hands.send(rows)
 
     # ---- waiting
 
     def _wait(self) -> None:
         """Wait for what comes first: answers, a stop, a worker, somebody's change, or the next thing that is due."""
         self._count_if_due()
-        if self._crew.ready < self._wanted and not self._ladder.step:
+        if self._takes_more and self._crew.ready < self._wanted:
             self._crew.start(self._wanted)
         now = time.monotonic()
-        free = self._free_room()
-        times = [self._beat_at, self._rescue_at, self._reporter.next_show()]
-        if self._ended:
-            times.append(min(max(ended.not_before, self._ended_since + GATHER_SECONDS) for ended in self._ended))
-        if free or self._dry:
-            times.append(self._claim_at)
-        if self._patience.retry_at is not None:
-            times = [self._patience.retry_at]
+        free, away = self._free_room(), self._patience.retry_at
+        times: list[float | None] = [away]
+        if away is None:
+            times = [self._beat_at, self._rescue_at, self._hands.next_write]
+            if free:
+                times.append(self._appetite.next)
+            if self._should_look:
+                times.append(self._look_at)
+        times.append(self._reporter.next_show())
         grace = self._ladder.seconds_left(now)
-        seconds = min([at - now for at in times if at is not None] + ([] if grace is None else [grace]))
+        seconds = max(0.0, min([at - now for at in times if at is not None] + ([] if grace is None else [grace])))
         # Short rows end together: wake up for many of them at a time, and often enough to keep the promised 50 ms.
-        answers = max(1, min(256, len(self._held) // 2)) if len(self._held) > 2 * self._size else 1
+        held = len(self._hands)
+        answers = max(1, min(256, held // 2)) if held > 2 * self._size else 1
         if answers > 1:
             seconds = min(seconds, GATHER_SECONDS)
-        if self._dry and free and not self._ended and self._patience.retry_at is None:
+        if away is None and self._appetite.dry and (free or self._should_look):
             self._watch(seconds, answers)
         else:
-            self._crew.wait(max(0.0, seconds), answers)
+            self._crew.wait(seconds, answers)
 
     def _watch(self, seconds: float, answers: int) -> None:
         """Wait as above, and for somebody's change of the database where that can be noticed."""
@@ -499,22 +493,30 @@ class Runner:
             self._files.listen()
         changed = self._patience.ask(self._lease.changed)
         if changed:
-            self._claim_at = 0.0
+            self._appetite.hurry()
+            self._look_at = 0.0
         elif changed is None or self._files is not None:
             self._crew.wait(seconds, answers)
         else:
             self._crew.wait(min(seconds, WATCH_SECONDS), answers)
 
     def _count_if_due(self) -> None:
-        """Count what is waiting, now and then: seldom where counting is slow."""
-        now = time.monotonic()
-        if now < self._count_at or not self._listeners:
+        """Count what is waiting, now and then: seldom where counting is slow, and aside, since rows end meanwhile."""
+        if time.monotonic() < self._count_at or not self._listeners:
             return
-        left = self._patience.ask(self._table.counts)
-        done = time.monotonic()
-        self._count_at = done + max(COUNT_SECONDS, 100 * (done - now))
-        if left is not None:
-            self._reporter.tally.saw_pending(left.pending, done)
+        if self._counter is None:
+            self._counter = Aside("pooltable-count", lambda error: None)
+        self._count_at = float("inf")
+        self._counter.call(self._count)
+
+    def _count(self) -> None:
+        began = time.monotonic()
+        try:
+            pending = self._table.counts().pending
+        finally:
+            done = time.monotonic()
+            self._count_at = done + max(COUNT_SECONDS, 100 * (done - began))
+        self._reporter.tally.saw_pending(pending, done)
 
 
 def run(task: Callable[[Row], Any], table: TaskTable, **options: Any) -> Summary:
@@ -523,21 +525,6 @@ def run(task: Callable[[Row], Any], table: TaskTable, **options: Any) -> Summary
     >>> summary = run(mission, TaskTable("sqlite:///videos.db", "video"), processes=4)  # doctest: +SKIP
     """
     return Runner(task, table, **options).run()
-
-
-def _about(claim: Claim, error: BaseException) -> BaseException:
-    """The pool's errors speak of calls; a row's reason names the row."""
-    doing = f"row {', '.join(map(str, claim.key))} (attempt {claim.attempt})"
-    if isinstance(error, WorkerLost):
-        return WorkerLost(error.pid, error.exitcode, error.cause, doing)
-    if isinstance(error, TimeLimitExceeded):
-        return TimeLimitExceeded(error.seconds, doing)
-    return error
-
-
-def _size_of(row: Row) -> int:
-    """About how many bytes the row's columns take: only text and bytes can be many."""
-    return sum(len(value) for value in row if isinstance(value, str | bytes))
 
 
 def _check(**numbers: float | None) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 # A closed terminal ends a run as a polite kill does; without a handler it would end it as kill -9 does.
@@ -17,7 +18,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def leave_to_main_thread() -> None:
     """Called first in a thread of ours: signals are the main thread's.
 
-    A signal that the kernel gives to another thread is noted, but does not end what the main thread waits for.
+    A signal that the kernel gives to another thread is noted, but does not end what the main thread waits for. Not for
+    threads that run the user's code: a process that is started there would inherit that SIGTERM cannot end it.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
@@ -30,20 +32,39 @@ class StopRequests:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self.count = 0
-        self.reason = ""
-        self.interrupt_from: int | None = None
+        self._reasons: list[str] = []  # appended to from any thread, and by handlers that interrupt one
+        self._interrupt_from: int | None = None
         self._wake = wake
         self._former: dict[int, object] = {}
 
+    @property
+    def count(self) -> int:
+        return len(self._reasons)
+
+    @property
+    def reason(self) -> str:
+        """Who asked last."""
+        return self._reasons[-1] if self._reasons else ""
+
     def request(self, reason: str) -> None:
-        self.count += 1
-        self.reason = reason
+        self._reasons.append(reason)
         self._wake()
+
+    @contextmanager
+    def interrupting(self, number: int) -> Iterator[None]:
+        """While inside, the signal that is request `number`, and each one after it, raises KeyboardInterrupt there.
+
+        For what may take long in the main thread: a row that runs in it, a database that is locked by somebody else.
+        """
+        before, self._interrupt_from = self._interrupt_from, number
+        try:
+            yield
+        finally:
+            self._interrupt_from = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.request(signal.Signals(number).name)
-        if self.interrupt_from is not None and self.count >= self.interrupt_from:
+        if self._interrupt_from is not None and self.count >= self._interrupt_from:
             raise KeyboardInterrupt
 
     def __enter__(self) -> StopRequests:

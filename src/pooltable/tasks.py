@@ -13,14 +13,20 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+import threading
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
+from time import perf_counter
+from types import FunctionType
 from typing import Any
 
 from pooltable.cores import usable_cores
-from pooltable.errors import TaskError
+from pooltable.errors import RemoteError, TaskError, TimeLimitExceeded, WorkerStartError
 from pooltable.pool import capture, worker
 from pooltable.rows import Row
 
@@ -57,11 +63,11 @@ class Current:
 
     def recycle(self) -> None:
         """Have this worker replaced by a new one after this row."""
-        worker.ask_to_be_recycled()
+        _recycle()
 
 
-_spec: Spec | None = None
-_current: Current | None = None
+_current: ContextVar[Current | None] = ContextVar("pooltable_current", default=None)
+_running: list[Current] = []  # more than one only where an executor of threads runs the rows
 
 
 def current() -> Current:
@@ -69,62 +75,153 @@ def current() -> Current:
 
     Raises RuntimeError outside a task and its initializer.
     """
-    if _current is None:
+    found = _current.get()
+    if found is None and len(_running) == 1:
+        found = _running[0]  # asked by a thread that the task has started
+    if found is None:
         raise RuntimeError("current() is known only inside a task, while it runs on a row, and in its initializer")
-    return _current
+    return found
 
 
-def _here(key: tuple[Any, ...], attempt: int, idempotency_key: str) -> Current:
+@contextmanager
+def _as_current(key: tuple[Any, ...], attempt: int, idempotency_key: str) -> Iterator[None]:
     me = worker.identity()
-    if me is None:
-        return Current(key, attempt, idempotency_key, worker=0, threads=usable_cores(), device=None)
-    return Current(key, attempt, idempotency_key, me.index, me.threads, me.device)
+    index, threads, device = (0, usable_cores(), None) if me is None else (me.index, me.threads, me.device)
+    here = Current(key, attempt, idempotency_key, index, threads, device)
+    token = _current.set(here)
+    _running.append(here)
+    try:
+        yield
+    finally:
+        _running.remove(here)
+        _current.reset(token)
+
+
+def _recycle() -> None:
+    if worker.identity() is not None:  # there is nobody to replace where the rows run in somebody else's process
+        worker.ask_to_be_recycled()
+
+
+# ---- in a worker of ours
+
+_spec: Spec | None = None
 
 
 def prepare_worker(spec: Spec) -> None:
     """Keep the task for the rows to come and run the user's initializer; the initializer of every worker of a run."""
-    global _spec, _current
+    global _spec
     _spec = spec
+    initialize(spec)
+
+
+def initialize(spec: Spec) -> None:
+    """Run the user's initializer."""
     if spec.initializer is not None:
-        _current = _here((), 0, "")
-        try:
+        with _as_current((), 0, ""):
             spec.initializer(*spec.initargs)
-        finally:
-            _current = None
 
 
-def run_row(values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
-    """Run the prepared task on one row, in this process."""
+def run_row(values: tuple[Any, ...], attempt: int, idempotency_key: str, leaving: Collection[int] = ()) -> Any:
+    """Run the prepared task on one row, in this process, unless this worker is one of those that are to be replaced."""
     if _spec is None:
         raise RuntimeError("this process was not prepared for a task")
-    with _attempt(_spec, values, attempt, idempotency_key) as row:
-        return _spec.task(row)
+    if leaving and os.getpid() in leaving:
+        _recycle()
+        raise CancelledError
+    return run_here(_spec, values, attempt, idempotency_key)
 
 
-@contextmanager
-def _attempt(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Iterator[Row]:
-    global _current
+def run_here(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
+    """Run the task on one row, in this thread."""
     key = values[: spec.key_size]
-    _current = _here(key, attempt, idempotency_key)
-    capture.begin(key, attempt)
+    with _as_current(key, attempt, idempotency_key):
+        capture.begin(key, attempt)
+        try:
+            return spec.task(Row(spec.fields, values))
+        except (CancelledError, BrokenExecutor, TimeLimitExceeded) as error:
+            # From an executor or a pool that the task uses itself. Coming from here it would be taken for ours: as if
+            # this row had never run, or its worker had died.
+            raise _foreign(error) from error
+        except Exception as error:
+            if _ruins_the_worker(error):
+                _recycle()
+            raise
+        finally:
+            capture.end()
+
+
+def _foreign(error: BaseException) -> RemoteError:
+    kind = type(error)
+    return RemoteError(f"{kind.__module__}.{kind.__qualname__}", str(error), traceback.format_exc())
+
+
+def _ruins_the_worker(error: Exception) -> bool:
+    """Whether every later row of this process would fail as well: its driver never forgets such an error."""
     try:
-        yield Row(spec.fields, values)
-    finally:
-        capture.end()
-        _current = None
+        text = str(error)
+    except Exception:
+        return False
+    return "CUDA error" in text and "out of memory" not in text
 
 
-def run_row_elsewhere(number: str, spec: bytes, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
-    """The same in a process of somebody else's executor, which is prepared by the first row that reaches it."""
-    if _prepared != [number]:
+# ---- in a process of somebody else's executor
+
+# Such a process may outlive a run, and may serve several at once, on several threads.
+_KEPT = 8
+_prepared: dict[str, Spec] = {}
+_preparing = threading.Lock()
+
+
+def run_row_elsewhere(
+    number: str, spec: bytes, values: tuple[Any, ...], attempt: int, idempotency_key: str
+) -> tuple[Any, float]:
+    """What the task returned and the seconds it took; the first row of a run to reach a process prepares it."""
+    prepared = _prepared.get(number) or _prepare(number, spec)
+    began = perf_counter()
+    value = run_here(prepared, values, attempt, idempotency_key)
+    return value, perf_counter() - began
+
+
+def _prepare(number: str, pickled: bytes) -> Spec:
+    with _preparing:
+        spec = _prepared.get(number)
+        if spec is None:
+            try:
+                import cloudpickle
+
+                spec = cloudpickle.loads(pickled)
+                initialize(spec)
+            except Exception as error:
+                told = f"no worker can be started: {type(error).__name__}: {error}"
+                raise WorkerStartError(told, traceback.format_exc()) from None
+            _prepared[number] = spec
+            for old in list(_prepared)[:-_KEPT]:
+                del _prepared[old]
+        return spec
+
+
+# ---- in the runner
+
+
+class ByValue:
+    """A function that no worker can find by its name, such as a lambda: it travels with its code."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __reduce__(self) -> tuple[Any, ...]:
         import cloudpickle
 
-        prepare_worker(cloudpickle.loads(spec))
-        _prepared[:] = [number]
-    return run_row(values, attempt, idempotency_key)
+        return cloudpickle.loads, (cloudpickle.dumps(self._function),)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
 
 
-_prepared: list[str] = []
+def portable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function in a form that reaches a worker."""
+    nameless = isinstance(function, FunctionType) and "<" in function.__qualname__
+    return ByValue(function) if nameless else function
 
 
 def check(task: object) -> None:

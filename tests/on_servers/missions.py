@@ -1,4 +1,4 @@
-"""The task of these tests, in a module of its own, since workers import it by name. The environment says how it goes."""
+"""The task of these tests, in a module that workers import by name. The environment says how it goes."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     client --- TCP, 127.0.0.1 --->  Proxy  --- the server's Unix socket --->  server
 
-A `Rule` looks at what a client sends, so that a connection can be cut at a certain statement: before the server gets it, or
-after it has carried it out while its answer is on the way.
+A `Rule` looks at what a client sends, so that a connection can be cut at a certain statement: before the server gets
+it, or after it has carried it out while its answer is on the way.
 """
 
 from __future__ import annotations
@@ -19,22 +19,31 @@ import sqlalchemy as sa
 
 from tests.servers import Server
 
-Moment = Literal["before", "after"]
+Moment = Literal["before", "after", "silent"]
 
 
 class Rule:
-    """Cuts the connection at the `nth` message that holds `words`, once; `cut` tells that it was done."""
+    """Cuts the connection at the `nth` message that holds `words`, once; `cut` tells that it was done.
 
-    def __init__(self, words: bytes, moment: Moment, nth: int = 1) -> None:
+    `before` the server gets it; `after` it was carried out, with the answer lost; `silent`: it is carried out, and from
+    then on nothing passes any more, without a word to anybody.
+
+    With `after`, messages are counted from the first one on that holds those words.
+    """
+
+    def __init__(self, words: bytes, moment: Moment, nth: int = 1, after: bytes = b"") -> None:
         self.words = words
         self.moment = moment
         self.left = nth
+        self.after = after
         self.cut = threading.Event()
         self._lock = threading.Lock()
 
     def fits(self, data: bytes) -> bool:
         with self._lock:
-            if self.words not in data or self.left == 0:
+            if self.after in data:
+                self.after = b""
+            if self.after or self.words not in data or self.left == 0:
                 return False
             self.left -= 1
             return self.left == 0
@@ -73,11 +82,15 @@ class Link:
     def _from_client(self, data: bytes) -> bool:
         for rule in self.proxy.rules:
             if rule.fits(data):
-                if rule.moment == "before":
+                if rule.moment == "silent":
+                    self.proxy.hang()
+                    rule.cut.set()
+                elif rule.moment == "before":
                     self.cut()
                     rule.cut.set()
                     return False
-                self.doomed = rule
+                else:
+                    self.doomed = rule
         return True
 
     def _from_server(self, data: bytes) -> bool:
@@ -184,7 +197,7 @@ class Proxy:
         for link in self.links:
             link.half_close()
 
-    def cut_at(self, words: bytes, moment: Moment, nth: int = 1) -> Rule:
-        rule = Rule(words, moment, nth)
+    def cut_at(self, words: bytes, moment: Moment, nth: int = 1, after: bytes = b"") -> Rule:
+        rule = Rule(words, moment, nth, after)
         self.rules.append(rule)
         return rule

@@ -1,9 +1,9 @@
 """Runs as separate processes over the table `video` of one database, and what is known of them afterwards.
 
-    site = Site(place, folder)
-    site.fill(100)                          100 PENDING rows; every change of a status is kept in the table `audit`
-    running = site.start(processes=2)       a process of its own; `running.events()` tells what happened in it
-    site.check()                            the invariants over rows, entries, the audit, and what the tasks noted
+site = Site(place, folder)
+site.fill(100)                          100 PENDING rows; every change of a status is kept in the table `audit`
+running = site.start(processes=2)       a process of its own; `running.events()` tells what happened in it
+site.check()                            the invariants over rows, entries, the audit, and what the tasks noted
 """
 
 from __future__ import annotations
@@ -34,19 +34,25 @@ ROOT = Path(__file__).parents[2]
 AUDIT = {
     "sqlite": (
         "CREATE TABLE audit (no INTEGER PRIMARY KEY AUTOINCREMENT, id INTEGER, was TEXT, becomes TEXT)",
-        "CREATE TRIGGER audited AFTER UPDATE ON video BEGIN"
-        " INSERT INTO audit (id, was, becomes) VALUES (old.id, old.status, new.status); END",
+        (
+            "CREATE TRIGGER audited AFTER UPDATE ON video BEGIN"
+            " INSERT INTO audit (id, was, becomes) VALUES (old.id, old.status, new.status); END"
+        ),
     ),
     "postgresql": (
         "CREATE TABLE audit (no bigserial PRIMARY KEY, id integer, was text, becomes text)",
-        "CREATE FUNCTION audit_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " INSERT INTO audit (id, was, becomes) VALUES (old.id, old.status, new.status); RETURN NULL; END $$",
+        (
+            "CREATE FUNCTION audit_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO audit (id, was, becomes) VALUES (old.id, old.status, new.status); RETURN NULL; END $$"
+        ),
         "CREATE TRIGGER audited AFTER UPDATE ON video FOR EACH ROW EXECUTE FUNCTION audit_it()",
     ),
     "mariadb": (
         "CREATE TABLE audit (no BIGINT AUTO_INCREMENT PRIMARY KEY, id INTEGER, was VARCHAR(20), becomes VARCHAR(20))",
-        "CREATE TRIGGER audited AFTER UPDATE ON video FOR EACH ROW"
-        " INSERT INTO audit (id, was, becomes) VALUES (old.id, old.status, new.status)",
+        (
+            "CREATE TRIGGER audited AFTER UPDATE ON video FOR EACH ROW"
+            " INSERT INTO audit (id, was, becomes) VALUES (old.id, old.status, new.status)"
+        ),
     ),
 }
 LEGAL = {(before.value.upper(), after.value.upper()) for before, after in MOVES}
@@ -74,7 +80,7 @@ class Site:
         return self.table
 
     def statuses(self) -> Counter[str]:
-        return Counter(dict(self.place.sql("SELECT status, count(*) FROM video GROUP BY status")))  # type: ignore[arg-type]
+        return Counter(dict(self.place.sql("SELECT status, count(*) FROM video GROUP BY status")))
 
     def done(self) -> int:
         return self.statuses()["DONE"]

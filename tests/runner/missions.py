@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from pooltable import Fail, Later, current
+from pooltable import Fail, Later, TimeLimitExceeded, WorkerLost, WorkerStartError, current
 from pooltable.rows import Row
 
 loaded: list[str] = []
@@ -102,6 +104,28 @@ def gated(row: Row) -> str:
     return "passed"
 
 
+POOL_ERRORS = {
+    "CancelledError": CancelledError("a future of the task's own"),
+    "BrokenProcessPool": BrokenProcessPool("a pool of the task's own"),
+    "WorkerStartError": WorkerStartError("a pool of the task's own"),
+    "WorkerLost": WorkerLost(1, -9),
+    "TimeLimitExceeded": TimeLimitExceeded(1.0),
+}
+
+
+def raise_as_pools_do(row: Row) -> None:
+    """What a pool or executor that the task itself uses may raise."""
+    raise POOL_ERRORS[row.content]
+
+
+def own_key(row: Row) -> str:
+    """Fails when it is told of another row than its own."""
+    for _ in range(20):
+        time.sleep(0.001)
+        assert current().key == (row.id,)
+    return str(current().key[0])
+
+
 class Odd(Exception):
     def __init__(self, one: object, two: object) -> None:
         super().__init__(one)
@@ -126,6 +150,44 @@ def use_model(row: Row) -> str:
 
 def broken_initializer() -> None:
     raise RuntimeError("the model file is gone")
+
+
+def only_the_first_can_start() -> None:
+    note(f"start {current().worker}")
+    if current().worker:
+        raise RuntimeError("there is one device only")
+
+
+def hang_in_all_but_the_first() -> None:
+    note(f"load {current().worker} {os.getpid()}")
+    while current().worker:
+        time.sleep(60)
+
+
+def hang() -> None:
+    note(f"load {os.getpid()}")
+    while True:
+        time.sleep(60)
+
+
+def sick_at_first(row: Row) -> str:
+    """The first worker fails every row from its second on, as after an error that ruined its device."""
+    sick = Path(os.environ["VIDEOS_NOTE"]).with_name("sick")
+    if current().worker == 0 and not sick.exists():
+        sick.write_text(str(os.getpid()))
+    time.sleep(0.005)
+    if sick.exists() and sick.read_text() == str(os.getpid()):
+        raise RuntimeError("the device is in a bad state")
+    return "fine"
+
+
+def ruined_device(row: Row) -> str:
+    note(f"{row.id} {os.getpid()}")
+    if row.content == "ruin":
+        loaded.append("ruined")
+    if "ruined" in loaded:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    return "fine"
 
 
 async def coroutine(row: Row) -> None:

@@ -18,11 +18,45 @@ KINDS = ("sqlite", "postgresql", "mariadb")
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """An empty database; what a test leaves in its tables is checked at the end."""
     if request.param == "sqlite":
-        place = sqlite_place(tmp_path)
+        yield from checked(sqlite_place(tmp_path))
     else:
-        server: Server = request.getfixturevalue(f"{request.param}_server")
-        server.make_empty()
-        place = Place(server.kind, server.url)
+        yield from checked(served_place(request.getfixturevalue(f"{request.param}_server")))
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Place]:
+    """A SQLite database, for what only SQLite has."""
+    yield from checked(sqlite_place(tmp_path))
+
+
+@pytest.fixture
+def postgresql(postgresql_server: Server) -> Iterator[Place]:
+    """A PostgreSQL database, for what only PostgreSQL has."""
+    yield from checked(served_place(postgresql_server))
+
+
+@pytest.fixture
+def mariadb(mariadb_server: Server) -> Iterator[Place]:
+    """A MariaDB database, for what only MariaDB has."""
+    yield from checked(served_place(mariadb_server))
+
+
+@pytest.fixture(params=KINDS[1:])
+def served(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A database of a server, for what happens to connections and locks."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    place = served_place(server)
+    place.server = server
+    yield from checked(place)
+
+
+def served_place(server: Server) -> Place:
+    server.make_empty()
+    return Place(server.kind, server.url)
+
+
+def checked(place: Place) -> Iterator[Place]:
+    """The place, and the invariants over it once the test is through."""
     yield place
     try:
         check_place(place)
@@ -35,12 +69,8 @@ def check_place(place: Place) -> None:
     check_finished_once(place.fates)
     for table in place.tables:
         if table._mapping is not None and place.foreign_doing is not None:
-            check_invariants(table, claims=place.claims if len(place.tables) == 1 else None, foreign_doing=place.foreign_doing)
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Place]:
-    """A SQLite database, for what only SQLite has."""
-    place = sqlite_place(tmp_path)
-    yield place
-    place.close()
+            check_invariants(
+                table,
+                claims=place.claims if place.counts_claims and len(place.tables) == 1 else None,
+                foreign_doing=place.foreign_doing,
+            )

@@ -1,7 +1,7 @@
 """What must hold of the tables after every test, whatever happened in it.
 
-    check_invariants(TaskTable(...))                    # the rows alone
-    check_invariants(TaskTable(...), claims=Counter())  # and the attempts, where each claim was counted by its key
+check_invariants(TaskTable(...))                    # the rows alone
+check_invariants(TaskTable(...), claims=Counter())  # and the attempts, where each claim was counted by its key
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 from pooltable import TaskTable
 
 
-def check_invariants(table: TaskTable, *, claims: Counter[tuple[Any, ...]] | None = None, foreign_doing: int = 0) -> None:
+def check_invariants(
+    table: TaskTable, *, claims: Counter[tuple[Any, ...]] | None = None, foreign_doing: int = 0
+) -> None:
     """Raises AssertionError where a row or an entry stands as it must not.
 
     `foreign_doing`: how many DOING rows the test itself has left without a runner.

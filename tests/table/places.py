@@ -1,4 +1,4 @@
-"""A database for a test, whichever it is: where it stands, what is in it, and ways to meddle with it as a user would."""
+"""A database for a test, whichever it is: where it stands, what is in it, ways to meddle with it as a user would."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sqlalchemy.pool import NullPool
 from pooltable import Retry, TaskTable
 from pooltable.table.lease import Exchange, Lease
 from pooltable.table.states import Again, Claim, Done, Fate, Finish, GiveUp, PutOff, Released, Verdict
+from tests.servers import Server
 
 RETRY = Retry(fails=3, pause=60.0, jitter=0.0)
 
@@ -27,12 +28,15 @@ class Place:
         self.kind = kind
         self.url = url
         self.engine = sa.create_engine(url, poolclass=NullPool)
+        self.server: Server | None = None
         self.claims: Counter[tuple[Any, ...]] = Counter()
         self.fates: list[Fate] = []
         self.leases: list[Lease] = []
         self.tables: list[TaskTable] = []
         # DOING rows without a runner that the test leaves on purpose; None where the table itself is gone at the end.
         self.foreign_doing: int | None = 0
+        # Whether every claim was made under our eyes, so that attempts can be compared.
+        self.counts_claims = True
 
     # ---- the user's hand
 
@@ -123,6 +127,19 @@ class Place:
     def process_gone(self, lease: Watched | Lease) -> None:
         """As if the runner's process had been killed: no process of this host has that pid and start."""
         self.sql("UPDATE pooltable_runner SET pid_started = '1' WHERE id = :id", id=lease.id)
+
+    def reset(self) -> None:
+        """Forgets everything and drops every table."""
+        for lease in self.leases:
+            lease._session.close()
+        with self.engine.begin() as connection:
+            metadata = sa.MetaData()
+            metadata.reflect(connection)
+            metadata.drop_all(connection)
+        self.claims.clear()
+        self.fates.clear()
+        self.leases.clear()
+        self.tables.clear()
 
     def close(self) -> None:
         for lease in self.leases:

@@ -1,4 +1,4 @@
-"""What a user does by hand: add, requeue, release, pause; and what is shown: counts, failures, entries, a first look."""
+"""What a user does by hand: add, requeue, release, pause; what is shown: counts, failures, entries, a first look."""
 
 from __future__ import annotations
 
@@ -113,7 +113,12 @@ def test_requeue_of_one_kind_of_error(place):
     table = place.video(3)
     lease = place.lease(table)
     one, two, three = lease.claim(3)
-    lease.finish([Finish(c, GiveUp(kind, kind, "", "fails")) for c, kind in ((one, "OSError"), (two, "ValueError"), (three, "OSError"))])
+    lease.finish(
+        [
+            Finish(c, GiveUp(kind, kind, "", "fails"))
+            for c, kind in ((one, "OSError"), (two, "ValueError"), (three, "OSError"))
+        ]
+    )
     assert table.requeue(kind="OSError") == 2
     assert table.requeue() == 0
 
@@ -164,7 +169,9 @@ def test_release_of_foreign_rows_only_when_asked(place):
 
 def test_added_rows_are_pending_whatever_the_columns_default_says(place):
     table = place.video(write=("score",))
-    assert table.add([{"id": 1, "content": "a"}, {"content": "b", "id": 2}, {"id": 3, "status": "DONE"}, {"id": 4}]) == 4
+    assert (
+        table.add([{"id": 1, "content": "a"}, {"content": "b", "id": 2}, {"id": 3, "status": "DONE"}, {"id": 4}]) == 4
+    )
     assert place.statuses() == {1: "PENDING", 2: "PENDING", 3: "DONE", 4: "PENDING"}
 
 

@@ -120,7 +120,9 @@ def test_order_by_says_which_rows_come_first(place):
     assert keys(lease.claim(10)) == [1, 6, 3]
 
 
-@pytest.mark.parametrize("order_by", ["number", "number, id DESC", "[number] ASC, video.id", "ABS(number), id", ["number"]])
+@pytest.mark.parametrize(
+    "order_by", ["number", "number, id DESC", "[number] ASC, video.id", "ABS(number), id", ["number"]]
+)
 def test_orders_of_several_kinds_give_every_row_once(place, order_by):
     marked = [place.quoted(part) for part in order_by] if isinstance(order_by, list) else place.quoted(order_by)
     table = place.video(20, order_by=marked)
@@ -312,7 +314,8 @@ def test_a_trigger_that_refuses_the_doing_word_stops_the_claim_with_one_line_and
 
 def test_a_constraint_that_forbids_the_doing_word_stops_the_claim_with_one_line(place):
     place.script(
-        "CREATE TABLE video (id INTEGER PRIMARY KEY, status VARCHAR(10), CHECK (status IN ('PENDING', 'DONE', 'FAILED')))"
+        "CREATE TABLE video (id INTEGER PRIMARY KEY, status VARCHAR(10), CHECK (status IN ('PENDING', 'DONE',"
+        " 'FAILED')))"
     )
     place.sql("INSERT INTO video VALUES (1, 'PENDING')")
     table = place.table("video")

@@ -15,7 +15,13 @@ def test_each_verdict_leaves_its_word_and_its_entry(place):
     table = place.video(5)
     lease = place.lease(table)
     claims = lease.claim(5)
-    verdicts = [Done(), GiveUp("E", "bad", "long", "fails"), Again(60, "E", "bad", "", "lost"), PutOff(60, "busy"), Released()]
+    verdicts = [
+        Done(),
+        GiveUp("E", "bad", "long", "fails"),
+        Again(60, "E", "bad", "", "lost"),
+        PutOff(60, "busy"),
+        Released(),
+    ]
     fates = lease.finish(Finish(c, v, 1.5, 3, "log") for c, v in zip(claims, verdicts, strict=True))
     assert ends(fates) == ["done", "failed", "retry", "later", "released"]
     assert list(place.statuses().values()) == ["DONE", "FAILED", "PENDING", "PENDING", "PENDING"]
@@ -72,7 +78,9 @@ def test_a_failed_row_keeps_its_columns(place):
         ("UPDATE video SET status = 'FAILED'", "marked"),
     ],
 )
-@pytest.mark.parametrize("verdict", [Done("text"), GiveUp("E", "e"), Again(5.0, "E", "e"), Released()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "verdict", [Done("text"), GiveUp("E", "e"), Again(5.0, "E", "e"), Released()], ids=lambda v: type(v).__name__
+)
 def test_what_the_user_wrote_meanwhile_stays_and_is_named(place, statement, why, verdict):
     table = place.video(3, write=("caption",))
     lease = place.lease(table)
@@ -121,7 +129,11 @@ def test_finishing_again_what_was_written_tells_the_same_fates_and_changes_nothi
     table = place.video(4)
     lease = place.lease(table)
     claims = lease.claim(4)
-    finishes = [Finish(claims[0], Done()), Finish(claims[1], GiveUp("E", "bad", "", "fails")), Finish(claims[2], Again(9.0, "E", "bad"))]
+    finishes = [
+        Finish(claims[0], Done()),
+        Finish(claims[1], GiveUp("E", "bad", "", "fails")),
+        Finish(claims[2], Again(9.0, "E", "bad")),
+    ]
     first = lease.finish(finishes)
     entries = [table.entry(i) for i in (1, 2, 3)]
     again = lease.finish(finishes)
@@ -155,7 +167,9 @@ def test_a_group_of_a_thousand_ends_of_all_kinds_is_written_in_one_go(place):
 
 
 def test_a_refused_result_fails_its_row_alone(place):
-    place.script("CREATE TABLE video (id INTEGER PRIMARY KEY, status VARCHAR(10), number INTEGER, CHECK (number < 100))")
+    place.script(
+        "CREATE TABLE video (id INTEGER PRIMARY KEY, status VARCHAR(10), number INTEGER, CHECK (number < 100))"
+    )
     for i in range(1, 51):
         place.sql("INSERT INTO video VALUES (:i, 'PENDING', 0)", i=i)
     table = place.table("video", write=("number",))

@@ -84,7 +84,10 @@ def test_roles_that_cannot_be_one_column_are_refused(place):
 def test_keys_of_every_type_that_compares_exactly(place, column, values):
     place.script(f"CREATE TABLE job_list (k {column} NOT NULL PRIMARY KEY, status VARCHAR(10))")
     for value in values:
-        place.sql("INSERT INTO job_list VALUES (:k, 'PENDING')", k=str(value) if place.kind == "sqlite" and "DATE" in column else value)
+        place.sql(
+            "INSERT INTO job_list VALUES (:k, 'PENDING')",
+            k=str(value) if place.kind == "sqlite" and "DATE" in column else value,
+        )
     table = place.table("job_list")
     assert len(drained(place, table)) == 3
     assert table.counts().done == 3
@@ -120,7 +123,10 @@ def test_a_composite_key(place):
 
 
 def test_a_composite_key_in_a_mixed_order(place):
-    place.script("CREATE TABLE page (book VARCHAR(20) NOT NULL, number INTEGER NOT NULL, status VARCHAR(10), PRIMARY KEY (book, number))")
+    place.script(
+        "CREATE TABLE page (book VARCHAR(20) NOT NULL, number INTEGER NOT NULL, status VARCHAR(10), PRIMARY KEY (book,"
+        " number))"
+    )
     for book in ("a", "b"):
         for number in range(4):
             place.sql("INSERT INTO page VALUES (:b, :n, 'PENDING')", b=book, n=number)
@@ -177,7 +183,7 @@ def test_a_view_is_refused_with_advice(place):
         ("INTEGER", Words("0", "1", "2", "-1"), "0"),
         ("VARCHAR(10)", Words(None, "WORK", "OK", "BAD"), "NULL"),
         ("CHAR(10)", Words("NEW", "WORK", "OK", "BAD"), "'NEW'"),
-        ("VARCHAR(40)", Words("it's 100%s \\ \"new\"", "%(x)s", "{ok}", "b?d :x"), None),
+        ("VARCHAR(40)", Words('it\'s 100%s \\ "new"', "%(x)s", "{ok}", "b?d :x"), None),
         ("VARCHAR(10)", Words("\u5f85\u529e", "\u505a", "\u5b8c", "\u574f"), None),
         ("SMALLINT", Words(None, 1, 2, 3), "NULL"),
     ],
@@ -185,7 +191,11 @@ def test_a_view_is_refused_with_advice(place):
 def test_words_of_every_kind(place, column, words, first):
     place.script(f"CREATE TABLE t (id INTEGER PRIMARY KEY, status {column})")
     for i in range(1, 6):
-        place.sql("INSERT INTO t VALUES (:i, :w)", i=i, w=None if first == "NULL" else int(first) if first == "0" else words.pending)
+        place.sql(
+            "INSERT INTO t VALUES (:i, :w)",
+            i=i,
+            w=None if first == "NULL" else int(first) if first == "0" else words.pending,
+        )
     table = place.table("t", words=words)
     lease = place.lease(table)
     one, two, three, *_ = lease.claim(5)
@@ -288,7 +298,7 @@ def test_a_key_column_may_be_named_as_one_of_our_own(place, key):
 
 def test_a_table_is_found_by_its_name_before_its_dot_is_taken_for_a_schema(place):
     place.script("CREATE TABLE [main.t] (id INTEGER PRIMARY KEY, status VARCHAR(10))")
-    assert place.table("main.t").mapping.schema is None
+    assert place.table("main.t").name == "main.t"
 
 
 # ---- columns
@@ -425,3 +435,20 @@ def test_a_database_that_cannot_be_reached_is_told_without_its_password(url):
     assert "127.0.0.1" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["e", "pt", "b", "x", "pooltable", "some", "t", "k0"])
+def test_tables_named_as_we_might_name_things_ourselves(place, name):
+    place.script(
+        f"CREATE TABLE [{name}] ([{name}] INTEGER PRIMARY KEY, k0 INTEGER, claim_no INTEGER, status VARCHAR(10))"
+        if name != "k0"
+        else "CREATE TABLE k0 (id INTEGER PRIMARY KEY, k1 INTEGER, claim_no INTEGER, status VARCHAR(10))"
+    )
+    place.script(f"INSERT INTO [{name}] VALUES (1, 1, 1, 'PENDING'), (2, 1, 1, 'PENDING')")
+    table = place.table(name, write=("claim_no",), where=place.quoted(f"claim_no < 5 AND [{name}].status <> 'x'"))
+    lease = place.lease(table)
+    lease.again(*lease.claim(1), pause=3600)
+    place.due_now(f"pooltable_{name}")
+    assert set(ends(lease.done(*lease.claim(5), value={"claim_no": 3}))) == {"done"}
+    assert table.counts().done == 2
+    assert table.prune(-1.0) == 2

@@ -36,7 +36,7 @@ def store(place):
     """Stores values in one row and says how it ended and what stands there, for columns of every type."""
     types = dict(TYPES)
     if place.kind == "postgresql":
-        types |= {"data": "BYTEA", "uid": "UUID", "tags": "TEXT[]", "vector": "DOUBLE PRECISION[]", "facts": "JSONB"}
+        types |= {"data": "BYTEA", "uid": "UUID", "facts": "JSONB"}
     elif place.kind == "mariadb":
         types |= {"moment": "DATETIME(6) NULL", "uid": "UUID", "data": "LONGBLOB"}
     else:
@@ -78,9 +78,13 @@ def store(place):
         ("label", "a cat", "a cat"),
         ("label", numpy.str_("cat"), "cat"),
         ("label", 42, "42"),
-        ("text", "\U0001f600 'quoted' \"double\" back\\slash %s {x} :y", "\U0001f600 'quoted' \"double\" back\\slash %s {x} :y"),
+        (
+            "text",
+            "\U0001f600 'quoted' \"double\" back\\slash %s {x} :y",
+            "\U0001f600 'quoted' \"double\" back\\slash %s {x} :y",
+        ),
         ("text", "", ""),
-        ("text", "x" * 100_000, "x" * 100_000),
+        ("text", "x" * 60_000, "x" * 60_000),
         ("flag", True, True),
         ("flag", numpy.bool_(False), False),
         ("data", b"\x00\xff\xfe", b"\x00\xff\xfe"),
@@ -129,12 +133,16 @@ def test_values_arrive_as_they_are(store, column, value, stored):
     ],
     ids=lambda v: repr(v)[:30],
 )
-def test_values_that_a_column_cannot_hold_fail_the_row_by_name(store, column, value):
-    if column == "uid" and "sqlite" in str(store.__closure__):
-        pytest.skip("text in SQLite")
+def test_values_that_a_column_cannot_hold_fail_the_row_by_name(store, place, column, value):
     fate, _ = store({column: value})
-    assert (fate.end, fate.kind) in {("failed", "CannotStore")} or (column == "price" and fate.end == "done")
-    assert column in fate.reason or column in ("price", "uid")
+    # SQLite has neither numbers of a fixed size nor UUIDs, and MariaDB no type for true and false.
+    holds = (place.kind, column) in {("sqlite", "price"), ("sqlite", "uid")} or (place.kind, column, repr(value)) == (
+        "mariadb",
+        "flag",
+        "7",
+    )
+    assert (fate.end, fate.kind) == (("done", "") if holds else ("failed", "CannotStore"))
+    assert column in fate.reason or column in ("price", "uid") or holds
     good, _ = store({"number": 1})
     assert good.end == "done"
 
@@ -156,7 +164,12 @@ def test_uuids_arrive(store):
 
 
 def test_whatever_has_a_form_in_json_arrives_in_a_column_for_it(store):
-    value = {"boxes": numpy.array([[1.5, 2.0]]), "n": numpy.int32(3), "when": datetime.date(2024, 1, 2), "\u00e4": [None, True, "\U0001f600"]}
+    value = {
+        "boxes": numpy.array([[1.5, 2.0]]),
+        "n": numpy.int32(3),
+        "when": datetime.date(2024, 1, 2),
+        "\u00e4": [None, True, "\U0001f600"],
+    }
     fate, (found,) = store({"facts": value})
     assert fate.end == "done", fate.reason
     found = json.loads(found) if isinstance(found, str) else found
@@ -177,20 +190,28 @@ def test_nan_and_infinity_are_stored_where_the_database_holds_them_and_named_whe
 
 
 def test_rows_of_one_group_may_return_numbers_of_several_types(place):
-    place.script("CREATE TABLE t (id INTEGER PRIMARY KEY, status VARCHAR(10), score DOUBLE PRECISION, price NUMERIC(10, 2))")
+    place.script(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, status VARCHAR(10), score DOUBLE PRECISION, price NUMERIC(10, 2))"
+    )
     table = place.table("t", write=("score", "price"))
     table.add([{"id": i} for i in range(6)])
     lease = place.lease(table)
     values = [1, 2.5, numpy.float32(0.5), None, decimal.Decimal("1.25"), True]
     fates = lease.finish(Finish(c, Done({"score": v, "price": v})) for c, v in zip(lease.claim(6), values, strict=True))
     assert ends(fates) == ["done"] * 5 + ["failed"]
-    assert [float(row[0]) if row[0] is not None else None for row in place.sql("SELECT score FROM t ORDER BY id")] == [1.0, 2.5, 0.5, None, 1.25, None]
+    assert [float(row[0]) if row[0] is not None else None for row in place.sql("SELECT score FROM t ORDER BY id")] == [
+        1.0,
+        2.5,
+        0.5,
+        None,
+        1.25,
+        None,
+    ]
 
 
-def test_arrays_of_postgresql_arrive_also_when_several_rows_return_them(place):
-    if place.kind != "postgresql":
-        pytest.skip("only PostgreSQL has arrays")
-    place.script("CREATE TABLE t (id INTEGER PRIMARY KEY, status VARCHAR(10), vector DOUBLE PRECISION[])")
+def test_arrays_of_postgresql_arrive_also_when_several_rows_return_them(postgresql):
+    place = postgresql
+    place.script("CREATE TABLE t (id INTEGER PRIMARY KEY, status VARCHAR(10), vector DOUBLE PRECISION ARRAY)")
     table = place.table("t", write=("vector",))
     table.add([{"id": i} for i in range(3)])
     lease = place.lease(table)
@@ -237,7 +258,14 @@ def test_a_column_that_was_not_declared_fails_the_row_by_name(place):
 
 @pytest.mark.parametrize(
     "value, stored",
-    [("text", "text"), ({"a": 1}, '{"a": 1}'), ([1, None], "[1, null]"), (3, "3"), (True, "true"), (numpy.float64(0.5), "0.5")],
+    [
+        ("text", "text"),
+        ({"a": 1}, '{"a": 1}'),
+        ([1, None], "[1, null]"),
+        (3, "3"),
+        (True, "true"),
+        (numpy.float64(0.5), "0.5"),
+    ],
 )
 def test_a_result_column_takes_text_as_it_is_and_all_else_as_json(place, value, stored):
     assert one(place, value, result="caption")[1][0] == stored
@@ -281,7 +309,11 @@ def test_members_of_an_enumeration_go_by_what_the_column_declares(place):
 
     metadata = sa.MetaData()
     table = sa.Table(
-        "t", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("status", sa.String(10)), sa.Column("mood", sa.Enum(Mood, name="mood"))
+        "t",
+        metadata,
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("status", sa.String(10)),
+        sa.Column("mood", sa.Enum(Mood, name="mood")),
     )
     metadata.create_all(place.engine)
     tasks = place.table(table, write=("mood",))
@@ -290,5 +322,9 @@ def test_members_of_an_enumeration_go_by_what_the_column_declares(place):
     fates = lease.finish(Finish(c, Done(v)) for c, v in zip(lease.claim(3), (Mood.BAD, "GOOD", "FINE"), strict=True))
     assert ends(fates) == ["done", "done", "failed"]
     with place.engine.connect() as connection:
-        assert connection.execute(sa.select(table.c.mood).order_by(table.c.id)).scalars().all() == [Mood.BAD, Mood.GOOD, None]
-    assert lease.read([])  == []
+        assert connection.execute(sa.select(table.c.mood).order_by(table.c.id)).scalars().all() == [
+            Mood.BAD,
+            Mood.GOOD,
+            None,
+        ]
+    assert lease.read([]) == []

@@ -21,14 +21,25 @@ def ledger_with(workers: int, *, pace: float | None = None, lifetime: int | None
 
 def accept(ledger: Ledger, count: int = 1, *, limit: float | None = None, size: int = 10) -> list[int]:
     """So many calls that wait."""
-    numbers = [ledger.accept(None, 0, b"x" * size, limit) for _ in range(count)]
-    ledger.waiting.extend(numbers)
-    return numbers
+    idle, ledger.idle = ledger.idle, {}
+    begin = ledger.number
+    for _ in range(count):
+        assert ledger.accept(None, 0, b"x" * size, limit) is None
+    ledger.idle = idle
+    return list(range(begin + 1, ledger.number + 1))
+
+
+def batch(ledger: Ledger, seat: Seat) -> list[int]:
+    return list(ledger.next_batch(seat))
+
+
+def waiting(ledger: Ledger) -> list[int]:
+    return [number for number, _, _ in ledger.waiting]
 
 
 def answer(ledger: Ledger, seat: Seat, *numbers: int) -> None:
     for number in numbers:
-        del seat.sent[number], ledger.calls[number]
+        del ledger.calls[number]
     seat.answered += len(numbers)
 
 
@@ -37,9 +48,8 @@ def answer(ledger: Ledger, seat: Seat, *numbers: int) -> None:
 
 def test_a_call_goes_straight_to_an_idle_worker() -> None:
     ledger, (seat,) = ledger_with(1)
-    number = ledger.accept(None, 0, b"", None)
-    assert ledger.send_one(number) is seat
-    assert list(seat.sent) == [number]
+    assert ledger.accept(None, 0, b"") is seat
+    assert ledger.holder(ledger.number) is seat
     assert not ledger.idle
     assert not ledger.waiting
 
@@ -49,75 +59,75 @@ def test_the_worker_that_became_idle_last_is_taken_first() -> None:
     del ledger.idle[first.index], ledger.idle[second.index]
     ledger.became_idle(first)
     ledger.became_idle(second)
-    assert ledger.send_one(ledger.accept(None, 0, b"", None)) is second
+    assert ledger.accept(None, 0, b"") is second
 
 
 def test_a_call_waits_while_nobody_is_idle_and_behind_those_that_wait() -> None:
     ledger, (seat,) = ledger_with(1)
     accept(ledger)
-    assert ledger.send_one(ledger.accept(None, 0, b"", None)) is None
-    assert list(ledger.waiting) == [1, 2]
-    assert ledger.next_batch(seat) == [1]
-    assert ledger.send_one(ledger.accept(None, 0, b"", None)) is None
+    assert ledger.accept(None, 0, b"") is None
+    assert waiting(ledger) == [1, 2]
+    assert batch(ledger, seat) == [1]
+    assert ledger.accept(None, 0, b"") is None
 
 
 def test_a_function_whose_pace_is_unknown_is_sent_alone_and_not_ahead() -> None:
     ledger, (seat,) = ledger_with(1)
     accept(ledger, 10)
-    assert ledger.next_batch(seat) == [1]
+    assert batch(ledger, seat) == [1]
     assert not seat.tokened
-    assert ledger.next_batch(seat) == []
+    assert batch(ledger, seat) == []
 
 
 def test_short_calls_travel_in_batches_of_a_millisecond_and_one_batch_ahead() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.000099)
     accept(ledger, 1000)
-    assert len(ledger.next_batch(seat)) == 10
+    assert len(batch(ledger, seat)) == 10
     assert seat.tokened
-    assert len(ledger.next_batch(seat)) == 10
-    assert ledger.next_batch(seat) == []
+    assert len(batch(ledger, seat)) == 10
+    assert batch(ledger, seat) == []
     answer(ledger, seat, *range(1, 11))
     ledger.batch_ended(seat, 0)
-    assert ledger.next_batch(seat) == list(range(21, 31))
+    assert batch(ledger, seat) == list(range(21, 31))
 
 
 def test_calls_of_some_milliseconds_are_sent_one_ahead_and_longer_ones_are_not() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.005)
     accept(ledger, 10)
-    assert (ledger.next_batch(seat), ledger.next_batch(seat), ledger.next_batch(seat)) == ([1], [2], [])
+    assert (batch(ledger, seat), batch(ledger, seat), batch(ledger, seat)) == ([1], [2], [])
     ledger, (seat,) = ledger_with(1, pace=0.05)
     accept(ledger, 10)
-    assert (ledger.next_batch(seat), ledger.next_batch(seat)) == ([1], [])
+    assert (batch(ledger, seat), batch(ledger, seat)) == ([1], [])
 
 
 def test_few_calls_are_shared_out_rather_than_sent_to_one_worker() -> None:
     ledger, seats = ledger_with(2, pace=0.00001)
     accept(ledger, 4)
-    assert [ledger.next_batch(seat) for seat in seats] == [[1, 2], [3]]
+    assert [batch(ledger, seat) for seat in seats] == [[1, 2], [3]]
 
 
 def test_nothing_is_sent_ahead_while_somebody_is_idle() -> None:
     ledger, (busy, _) = ledger_with(2, pace=0.000099)
     accept(ledger, 100)
-    ledger.next_batch(busy)
-    assert ledger.next_batch(busy) == []
+    batch(ledger, busy)
+    assert batch(ledger, busy) == []
 
 
 def test_a_batch_is_bounded_in_bytes_but_a_large_call_is_sent_all_the_same() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.00001)
     accept(ledger, 100, size=20_000)
-    assert len(ledger.next_batch(seat)) == 2
+    assert len(batch(ledger, seat)) == 3
     ledger, (seat,) = ledger_with(1, pace=0.00001)
     accept(ledger, 3, size=1_000_000)
-    assert ledger.next_batch(seat) == [1]
-    assert ledger.next_batch(seat) == []  # not ahead
+    assert batch(ledger, seat) == [1]
+    assert batch(ledger, seat) == []  # not ahead
 
 
 def test_a_call_with_a_time_limit_goes_alone_to_an_idle_worker() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.00001)
     accept(ledger, 3, limit=5.0)
-    assert ledger.next_batch(seat) == [1]
-    assert ledger.next_batch(seat) == []
+    assert batch(ledger, seat) == [1]
+    assert batch(ledger, seat) == []
 
 
 def test_one_slow_call_among_many_fast_ones_does_not_make_the_function_slow() -> None:
@@ -138,7 +148,7 @@ def test_a_cancelled_call_is_skipped_where_it_waits() -> None:
     assert ledger.is_waiting(1)
     del ledger.calls[1]
     assert not ledger.is_waiting(1)
-    assert ledger.next_batch(seat) == [2]
+    assert batch(ledger, seat) == [2]
     assert not ledger.is_waiting(2)
     assert ledger.holder(2) is seat
 
@@ -146,27 +156,25 @@ def test_a_cancelled_call_is_skipped_where_it_waits() -> None:
 def test_recalled_calls_wait_before_all_others_and_in_order() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.000099)
     accept(ledger, 1000)
-    ledger.next_batch(seat)
+    batch(ledger, seat)
     assert [ledger.recall(seat) for _ in range(3)] == [10, 9, 8]
-    assert list(ledger.waiting)[:4] == [8, 9, 10, 11]
-    assert list(seat.sent) == list(range(1, 8))
+    assert waiting(ledger)[:4] == [8, 9, 10, 11]
+    assert [number for number in range(1, 11) if seat.has(number)] == list(range(1, 8))
 
 
 def test_after_a_recall_nothing_is_sent_to_the_worker_until_it_has_said_what_it_dropped() -> None:
     # Else a new call's token would be spent on a recalled one, which would run twice.
     ledger, (seat,) = ledger_with(1, pace=0.000099)
     accept(ledger, 1000)
-    ledger.next_batch(seat)
-    ledger.next_batch(seat)
+    batch(ledger, seat)
+    batch(ledger, seat)
     for _ in range(12):
         ledger.recall(seat)
     answer(ledger, seat, *range(1, 9))
     ledger.batch_ended(seat, 2)
-    assert ledger.next_batch(seat) == []
-    assert not seat.idle
+    assert batch(ledger, seat) == []
     ledger.batch_ended(seat, 10)
-    assert seat.idle
-    assert ledger.next_batch(seat)[0] == 9
+    assert batch(ledger, seat)[0] == 9
 
 
 # ---- deaths
@@ -175,22 +183,22 @@ def test_after_a_recall_nothing_is_sent_to_the_worker_until_it_has_said_what_it_
 def test_a_dead_worker_fails_only_the_call_it_was_running() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.000099)
     accept(ledger, 12)
-    batch = ledger.next_batch(seat)
+    sent = batch(ledger, seat)
     answer(ledger, seat, 1, 2)
     death = ledger.gone(seat, started=3)
     assert death.lost == 3
     assert not death.useless
-    assert list(ledger.waiting) == list(range(4, 13))
-    assert len(batch) > 3
+    assert waiting(ledger) == list(range(4, 13))
+    assert len(sent) > 3
 
 
 def test_a_worker_that_dies_between_two_calls_fails_none() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.000099)
     accept(ledger, 10)
-    ledger.next_batch(seat)
+    batch(ledger, seat)
     answer(ledger, seat, 1)
     assert ledger.gone(seat, started=1).lost is None
-    assert ledger.waiting[0] == 2
+    assert waiting(ledger)[0] == 2
 
 
 def test_a_worker_that_dies_before_it_did_anything_is_useless() -> None:
@@ -198,14 +206,14 @@ def test_a_worker_that_dies_before_it_did_anything_is_useless() -> None:
     assert ledger.gone(seat, started=0).useless
     ledger, (seat,) = ledger_with(1)
     accept(ledger)
-    ledger.next_batch(seat)
+    batch(ledger, seat)
     assert not ledger.gone(seat, started=1).useless
 
 
 def test_a_call_that_was_given_an_error_is_not_lost_again() -> None:
     ledger, (seat,) = ledger_with(1)
     accept(ledger, 2)
-    ledger.next_batch(seat)
+    batch(ledger, seat)
     ledger.calls.clear()
     ledger.waiting.clear()
     assert ledger.gone(seat, started=1).lost is None
@@ -256,9 +264,9 @@ def test_a_seat_is_free_again_only_when_the_process_is_gone() -> None:
 def test_a_worker_is_sent_no_more_calls_than_its_lifetime() -> None:
     ledger, (seat,) = ledger_with(1, pace=0.00001, lifetime=3)
     accept(ledger, 100)
-    assert ledger.next_batch(seat) == [1, 2, 3]
+    assert batch(ledger, seat) == [1, 2, 3]
     assert seat.room == 0
-    assert ledger.next_batch(seat) == []
+    assert batch(ledger, seat) == []
     ledger.recall(seat)
     assert seat.room == 1
 
@@ -297,5 +305,5 @@ def test_a_worker_that_leaves_is_sent_nothing() -> None:
     ledger.leaves(seat)
     assert seat.state == LEAVING
     accept(ledger, 1)
-    assert ledger.next_batch(seat) == []
-    assert ledger.send_one(ledger.accept(None, 0, b"", None)) is None
+    assert batch(ledger, seat) == []
+    assert ledger.accept(None, 0, b"") is None

@@ -117,7 +117,13 @@ def test_a_retry_that_makes_no_sense_is_refused_by_name(wrong):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"done": "PENDING"}, {"done": "pending"}, {"pending": None, "doing": None}, {"doing": "DONE "}, {"pending": 1, "doing": "1"}],
+    [
+        {"done": "PENDING"},
+        {"done": "pending"},
+        {"pending": None, "doing": None},
+        {"doing": "DONE "},
+        {"pending": 1, "doing": "1"},
+    ],
 )
 def test_words_that_a_column_could_take_for_one_another_are_refused(wrong):
     with pytest.raises(MappingError, match="the same"):

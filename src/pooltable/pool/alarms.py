@@ -6,6 +6,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
+from time import monotonic
 from typing import Any
 
 
@@ -20,25 +21,27 @@ class Alarms:
         self._sleeps_until = inf
         self._wake = wake
 
-    def __bool__(self) -> bool:
-        return bool(self._heap)
-
     def set(self, when: float, act: Callable[..., None], *about: Any) -> None:
         """Call `act(now, *about)` on the I/O thread at that monotonic time."""
         heappush(self._heap, (when, next(self._order), act, about))
         if when < self._sleeps_until:
             self._wake()
 
-    def pause(self, now: float) -> float | None:
+    def pause(self) -> float | None:
         """Seconds to sleep until the earliest deadline, None for ever."""
         if not self._heap:
             self._sleeps_until = inf
             return None
         self._sleeps_until = self._heap[0][0]
-        return max(0.0, self._sleeps_until - now)
+        return max(0.0, self._sleeps_until - monotonic())
+
+    def due(self) -> bool:
+        """Whether a deadline has passed."""
+        return bool(self._heap) and self._heap[0][0] <= monotonic()
 
     def ring(self, now: float) -> None:
         """Do whatever is due."""
+        self._sleeps_until = 0.0  # awake: whoever sets an alarm now need not wake anybody
         while self._heap and self._heap[0][0] <= now:
             _, _, act, about = heappop(self._heap)
             act(now, *about)

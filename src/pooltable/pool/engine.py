@@ -24,10 +24,21 @@ RAISED = 1
 GIVEN = 2
 
 
+# What a worker says of a call: its number, how it ended, the seconds it took, and the pickled value or the error.
+Record = tuple[int, int, float, Any]
+
+
 class Sink(Protocol):
     """Whoever submitted a call and is told how it ended."""
 
     def answered(self, call: int, answer: Answer) -> None:
+        """Called once per call, on the engine's I/O thread: must be quick and must not raise."""
+
+
+class InnerSink(Protocol):
+    """A sink that is told the bare record: what runs for every call of a `Pool` makes no object it can do without."""
+
+    def heard(self, record: Record, worker: int | None, pid: int | None) -> None:
         """Called once per call, on the engine's I/O thread: must be quick and must not raise."""
 
 
@@ -38,26 +49,44 @@ class Answer:
     this process's clock where the worker cannot tell any more.
     """
 
-    __slots__ = ("kind", "payload", "pid", "seconds", "worker")
+    __slots__ = ("_record", "pid", "seconds", "worker")
 
-    def __init__(self, kind: int, payload: Any, seconds: float, worker: int | None, pid: int | None) -> None:
-        self.kind = kind
-        self.payload = payload
-        self.seconds = seconds
+    def __init__(self, record: Record, worker: int | None, pid: int | None) -> None:
+        self._record = record
+        self.seconds = record[2]
         self.worker = worker
         self.pid = pid
 
-    def outcome(self, *, executor: bool = False) -> Outcome:
-        """The value or the error, rebuilt here and now; never raises. `executor`: in the manner of
-        concurrent.futures."""
-        if self.kind == RETURNED:
-            try:
-                return Returned(pickle.loads(self.payload))
-            except (Exception, SystemExit, GeneratorExit) as error:
-                return Raised(_cannot_load(error))
-        if self.kind == RAISED:
-            return Raised(rebuild(self.payload, executor=executor))
-        return Raised(self.payload)
+    def outcome(self) -> Outcome:
+        """The value or the error, rebuilt here and now; never raises."""
+        returned, value = load(self._record)
+        return Returned(value) if returned else Raised(value)
+
+
+class Telling:
+    """The inner sink that tells an outer one."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def heard(self, record: Record, worker: int | None, pid: int | None) -> None:
+        self._sink.answered(record[0], Answer(record, worker, pid))
+
+
+def load(record: Record, executor: bool = False) -> tuple[bool, Any]:
+    """Whether a call returned, and the value or the error, rebuilt here and now; never raises. `executor`: the error as
+    concurrent.futures gives it."""
+    _, kind, _, payload = record
+    if kind == RETURNED:
+        try:
+            return True, pickle.loads(payload)
+        except (Exception, SystemExit, GeneratorExit) as error:
+            return False, _cannot_load(error)
+    if kind == RAISED:
+        return False, rebuild(payload, executor=executor)
+    return False, payload
 
 
 def _cannot_load(error: BaseException) -> RemoteError:

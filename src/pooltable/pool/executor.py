@@ -15,7 +15,7 @@ from pooltable.cores import usable_cores
 from pooltable.errors import WorkerError
 from pooltable.pool.callbacks import Callbacks
 from pooltable.pool.chunks import Mixed, call_each_unpacked
-from pooltable.pool.engine import GIVEN, Answer, rebuild
+from pooltable.pool.engine import GIVEN, rebuild
 from pooltable.pool.futures import PoolFuture
 from pooltable.pool.local import LocalEngine, device_names
 
@@ -91,11 +91,11 @@ class PoolExecutor(Executor):
             raise engine.broken
         future = PoolFuture(self)
         try:
-            future._call = engine.submit(fn, args, kwargs, sink=future)
+            future._call = engine.send(fn, args, kwargs, future)
         except Exception as error:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown") from None
-            future.answered(0, Answer(GIVEN, error, 0.0, None, None))
+            future.heard((0, GIVEN, 0.0, error))
         return future
 
     def map(

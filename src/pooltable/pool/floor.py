@@ -13,7 +13,6 @@ what users sent and never runs their code.
 from __future__ import annotations
 
 import os
-import selectors
 import sys
 import threading
 import weakref
@@ -28,8 +27,9 @@ from pooltable.errors import TimeLimitExceeded, WorkerStartError
 from pooltable.events import Event
 from pooltable.pool import wire
 from pooltable.pool.alarms import Alarms
-from pooltable.pool.engine import GIVEN, Answer, Sink
-from pooltable.pool.ledger import LEAVING, Ledger, Seat
+from pooltable.pool.engine import GIVEN, InnerSink, Record
+from pooltable.pool.ledger import LEAVING, READY, Entry, Ledger
+from pooltable.pool.poller import READ, WRITE, new_poller
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.staff import Staff
 from pooltable.pool.worker import anonymous_memory
@@ -41,7 +41,8 @@ _SETTLED = 0.002
 _MEMORY_EVERY = 0.5
 
 _floors: weakref.WeakSet[Floor] = weakref.WeakSet()
-Told = list[tuple[Sink, int, Answer]]
+# Whom to tell, of what; the lock is free by then. None where somebody was told before.
+Told = tuple[list[InnerSink | None], list[Record]]
 
 
 class Floor:
@@ -69,41 +70,45 @@ class Floor:
         self._idle_timeout = idle_timeout
         self._hard_memory = hard_memory
         self._last_error: BaseException | None = None  # what calls end with that are open when all is terminated
-        self._late: deque[tuple[Sink, int, Answer]] = deque()  # to be told by the I/O thread
+        self._late: deque[tuple[InnerSink, Record, int | None, int | None]] = deque()  # to be told by the I/O thread
         self._writers: deque[WorkerProcess] = deque()  # whose socket was full
         self._slow: set[WorkerProcess] = set()  # in the middle of a long call, with others behind it
         self._idle_alarm = False
         self._thread: threading.Thread | None = None
-        self._selector = selectors.DefaultSelector()
+        self._poller = new_poller()
+        self._stirred = False  # somebody has asked for attention
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, (self._woken, None))
+        self._poller.register(self._wake_read, self._woken, None)
         if hard_memory is not None:
             self.alarms.set(monotonic() + _MEMORY_EVERY, self._weigh)
         _floors.add(self)
 
     # ---- from any thread
 
-    def accept(self, sink: Sink, name: int, payload: bytes, limit: float | None) -> int:
+    def accept(self, sink: InnerSink, name: int, payload: bytes, limit: float | None) -> int:
         """A new call: it goes to an idle worker at once, or waits. Never blocks."""
         with self.lock:
             if self.closing or self.foreign:
                 raise ValueError("Pool not running" if self.closing else "this pool was made in another process")
             ledger = self.ledger
-            number = ledger.accept(sink, name, payload, limit)
-            if self.staff.broken is not None:
-                self.give(number, self.staff.broken)
-                return number
-            seat = ledger.send_one(number)
+            seat = ledger.accept(sink, name, payload, limit)
+            number = ledger.number
             if seat is not None:
-                self._send(self.staff.workers[seat.index], seat, (number,), False)
-            else:
-                if ledger.idle:
-                    self.dispatch()
-                if len(ledger.seats) < ledger.size:
-                    self.staff.hire()
+                self._send(self.staff.workers[seat.index], seat.batches[0], False)
+            elif ledger.idle or len(ledger.seats) < ledger.size:
+                self._see_to(number)
             return number
+
+    def _see_to(self, number: int) -> None:
+        """A call waits though there is a worker for it, or room for one more."""
+        if self.staff.broken is not None:
+            self.ledger.waiting.clear()
+            self.give(number, self.staff.broken)
+            return
+        self.dispatch()
+        self.staff.hire()
 
     def cancel(self, number: int, kill: bool) -> bool:
         """Drop a call that has not started, or with `kill` end it; False if it cannot be dropped any more."""
@@ -117,7 +122,7 @@ class Floor:
             worker = self.staff.workers[seat.index]
             if worker.slab.started() != number and seat.tokened:
                 self._recall(worker)
-                taken_back = number not in seat.sent
+                taken_back = not seat.has(number)
                 if taken_back:
                     self.give(number, CancelledError())
                 self.dispatch()
@@ -128,15 +133,47 @@ class Floor:
                 self.wake()
             return kill
 
+    def attend(self, number: int, timeout: float | None) -> None:
+        """Wait in this thread for the answer to a call that a worker runs alone, and take it: one thread less is woken.
+
+        Comes back at once where it cannot be done, and then the I/O thread takes it.
+        """
+        with self.lock:
+            seat = self.ledger.holder(number)
+            if seat is None or len(seat.batches) != 1 or seat.tokened or seat.state != READY:
+                return
+            worker = self.staff.workers[seat.index]
+            if worker.deaf or worker.channel.waiting or not worker.reading.acquire(blocking=False):
+                return
+            worker.attended = True
+            self._poller.want(worker.channel.fileno(), 0)
+        reading = False
+        try:
+            if worker.channel.wait(timeout):
+                reading = True
+                self._read(worker)
+        except BaseException:
+            # Ctrl-C. Between the kernel and the books a message may have been lost; a new worker has no such doubts.
+            if reading:
+                with self.lock:
+                    self.staff.distrust(worker)
+            raise
+        finally:
+            with self.lock:
+                worker.attended = False
+                worker.reading.release()
+                self._listen(worker)
+
     def waiting(self) -> list[int]:
         """The calls that were sent to nobody."""
         with self.lock:
-            return [number for number in self.ledger.waiting if number in self.ledger.calls]
+            return [entry[0] for entry in self.ledger.waiting if entry[0] in self.ledger.calls]
 
     def give(self, number: int, error: BaseException) -> None:
         """The call ends with this error. Its sink is told by the I/O thread."""
-        call = self.ledger.calls.pop(number)
-        self._late.append((call[0], number, Answer(GIVEN, error, 0.0, None, None)))
+        sink = self.ledger.calls.pop(number)
+        self.ledger.limits.pop(number, None)
+        self._late.append((sink, (number, GIVEN, 0.0, error), None, None))
         self.room.notify_all()
         self.wake()
 
@@ -155,12 +192,22 @@ class Floor:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every worker is gone."""
         thread = self._thread
-        if thread is None or self.foreign:
+        if self.foreign:
+            return True
+        if thread is None:
+            self._close_unused()
             return True
         if thread is threading.current_thread():
             return False
         thread.join(timeout)
         return not thread.is_alive()
+
+    def _close_unused(self) -> None:
+        """No worker was ever wanted, so there is no thread that closes what was made for it."""
+        with self.lock:
+            if self._thread is None and self.closing:
+                self._poller.close()
+                self._close_pipe()
 
     def is_io_thread(self) -> bool:
         """Whether the I/O thread asks."""
@@ -178,7 +225,7 @@ class Floor:
         self.room = threading.Condition(self.lock)
         for worker in self.staff.held:
             worker.forget()
-        self._selector.close()
+        self._poller.close()
         self._close_pipe()
 
     def _close_pipe(self) -> None:
@@ -191,20 +238,19 @@ class Floor:
 
     # ---- sending; the lock is held
 
-    def _send(self, worker: WorkerProcess, seat: Seat, numbers: Any, tokened: bool) -> None:
-        calls = self.ledger.calls
-        seat.since = monotonic()
-        entries = [(number, calls[number][1], calls[number][2]) for number in numbers]
+    def _send(self, worker: WorkerProcess, batch: dict[int, Entry], tokened: bool) -> None:
+        now = worker.seat.since = monotonic()
         fresh = self.definitions[worker.known :]
         worker.known += len(fresh)
         if tokened:
-            worker.tokens.give(len(entries))
-            self._watch(worker, seat.since)
-        else:
-            limit = calls[entries[0][0]][3]
+            worker.tokens.give(len(batch))
+            self._watch(worker, now)
+        elif self.ledger.limits:
+            (number,) = batch
+            limit = self.ledger.limits.get(number)
             if limit is not None:
-                self.alarms.set(seat.since + limit, self._over_limit, worker, entries[0][0], limit)
-        self.post(worker, (fresh, tokened, entries))
+                self.alarms.set(now + limit, self._over_limit, worker, number, limit)
+        self.post(worker, (fresh, tokened, list(batch.values())))
 
     def post(self, worker: WorkerProcess, message: Any) -> None:
         """Send a message; what the socket does not take goes later."""
@@ -223,18 +269,18 @@ class Floor:
             batch = ledger.next_batch(seat)
             if not batch:
                 return
-            self._send(self.staff.workers[seat.index], seat, batch, seat.tokened)
+            self._send(self.staff.workers[seat.index], batch, seat.tokened)
 
     def _recall(self, worker: WorkerProcess) -> None:
         """Take back whatever this worker has not started."""
-        while worker.seat.sent and worker.tokens.take():
+        while self.ledger.can_recall(worker.seat) and worker.tokens.take():
             self.ledger.recall(worker.seat)
 
     def next(self, worker: WorkerProcess) -> None:
         """Give a worker that has come to the end of a batch its next ones, or let it be idle, or go."""
         ledger, seat = self.ledger, worker.seat
         while batch := ledger.next_batch(seat):
-            self._send(worker, seat, batch, seat.tokened)
+            self._send(worker, batch, seat.tokened)
         if seat.batches or seat.state == LEAVING:
             return
         if seat.room == 0:
@@ -262,46 +308,41 @@ class Floor:
 
     def _run(self) -> None:
         try:
-            while not self._finished():
-                for key, mask in self._selector.select(self._pause()):
-                    act, worker = key.data
+            while not (self.closing and self._finished()):
+                for act, worker, mask in self._poller.wait(self.alarms.pause()):
                     act(worker, mask)
-                self._turn()
+                if self.alarms.due():
+                    with self.lock:
+                        self.alarms.ring(monotonic())
+                if self._stirred or self.closing:
+                    self._turn()
         except BaseException:
             self._collapse()
             raise
         finally:
-            self._selector.close()
+            self._poller.close()
             self._close_pipe()
 
     def _finished(self) -> bool:
-        if not self.closing:
-            return False
         with self.lock:
             return not (self.ledger.seats or self.ledger.calls or self._late or self.staff.busy)
 
-    def _pause(self) -> float | None:
-        with self.lock:
-            return self.alarms.pause(monotonic())
-
     def _woken(self, _: Any, mask: int) -> None:
+        self._stirred = True
         with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
 
     def _turn(self) -> None:
-        """Everything that is not a message or a death."""
+        """Everything that is not a message, a death or a deadline."""
+        self._stirred = False
         self.staff.turn()
         while self._writers:
             self._listen(self._writers.popleft())
-        if self.alarms:
-            with self.lock:
-                self.alarms.ring(monotonic())
         if self.terminating:
             self._end_all()
         elif self.closing and not self.ledger.calls:
             self.staff.dismiss_all()
-        while self._late:
-            self.tell([self._late.popleft()])
+        self._tell_late()
 
     def _end_all(self) -> None:
         """Answer every call that is open, and end every worker."""
@@ -318,20 +359,23 @@ class Floor:
             for number in list(self.ledger.calls):
                 self.give(number, WorkerStartError("the pool's I/O thread failed"))
             self.staff.abandon()
-        self.tell(list(self._late))
+        self._tell_late()
 
     # ---- what workers say
 
     def listen_to(self, worker: WorkerProcess, bury: Callable[[WorkerProcess, int], None]) -> None:
         """From now on hear what this worker says, and when it dies."""
-        self._selector.register(worker.channel.socket, selectors.EVENT_READ, (self._hear, worker))
-        self._selector.register(worker.sentinel, selectors.EVENT_READ, (bury, worker))
+        self._poller.register(worker.channel.fileno(), self._hear, worker)
+        self._poller.register(worker.sentinel, bury, worker)
 
     def hear_the_last_of(self, worker: WorkerProcess) -> Told:
         """Take what a dead worker had still sent, and noted; whom to tell of the latter."""
-        self._selector.unregister(worker.sentinel)
-        while not worker.deaf and self._read(worker):
-            pass
+        self._poller.unregister(worker.sentinel)
+        if worker.attended:
+            worker.channel.shutdown()  # what it had sent can still be read
+        with worker.reading:
+            while not worker.deaf and self._read(worker):
+                pass
         self._go_deaf(worker)
         self._slow.discard(worker)
         with self.lock:
@@ -340,22 +384,24 @@ class Floor:
     def _listen(self, worker: WorkerProcess) -> None:
         """Wait for messages, and for room while something is to be sent."""
         if not worker.deaf:
-            mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.channel.waiting else 0)
-            self._selector.modify(worker.channel.socket, mask, (self._hear, worker))
+            self._poller.want(worker.channel.fileno(), READ | WRITE if worker.channel.waiting else READ)
 
     def _hear(self, worker: WorkerProcess, mask: int) -> None:
         """A worker's socket has something to read, or room to write."""
         if worker.deaf:
             return
-        if mask & selectors.EVENT_WRITE:
+        if mask & WRITE:
             with self.lock, suppress(OSError):
                 worker.channel.flush()
             self._listen(worker)
-        if mask & selectors.EVENT_READ:
-            self._read(worker)
+        if mask & READ and worker.reading.acquire(blocking=False):
+            try:
+                self._read(worker)
+            finally:
+                worker.reading.release()
 
     def _read(self, worker: WorkerProcess) -> bool:
-        """Take one message of a worker; False when there is none."""
+        """Take one message of a worker, whose lock `reading` is held; False when there is none."""
         try:
             message = worker.channel.receive()
         except BlockingIOError:
@@ -380,17 +426,20 @@ class Floor:
         # Its end has closed: it is dying, or the function has closed all descriptors; what matters is when it is dead.
         if not worker.deaf:
             worker.deaf = True
-            self._selector.unregister(worker.channel.socket)
+            self._poller.unregister(worker.channel.fileno())
 
-    def _take(self, worker: WorkerProcess, message: tuple[list[tuple[int, int, float, Any]], bool, int, bool]) -> None:
+    def _take(self, worker: WorkerProcess, message: tuple[list[Record], float, bool, int, bool]) -> None:
         """Answers have come."""
-        answers, ended, dropped, leaving = message
+        answers, seconds, ended, dropped, leaving = message
         with self.lock:
             seat = worker.seat
+            ledger = self.ledger
             told = self._settle(worker, answers)
             seat.since = monotonic()
+            if answers:
+                ledger.note_pace(seat.batches[0][answers[-1][0]][1], seconds / len(answers))
             if ended:
-                self.ledger.batch_ended(seat, dropped)
+                ledger.batch_ended(seat, dropped)
                 self._slow.discard(worker)
             else:
                 self._watch(worker, seat.since)
@@ -399,36 +448,38 @@ class Floor:
             elif ended:
                 self.next(worker)
             self.room.notify_all()
-        self.tell(told)
+        self.tell(told, worker)
 
-    def _settle(self, worker: WorkerProcess, answers: list[tuple[int, int, float, Any]]) -> Told:
-        """Book answers; the sinks are told later, when the lock is free."""
-        seat = worker.seat
-        calls, sent = self.ledger.calls, seat.sent
+    def _settle(self, worker: WorkerProcess, answers: list[Record]) -> Told:
+        """Book answers. A sink is missing where it was told before: of what was in the slab, or of an error."""
+        pop = self.ledger.calls.pop
+        if worker.doomed:
+            answers = [
+                (number, GIVEN, seconds, worker.doom) if number == worker.doomed else (number, kind, seconds, payload)
+                for number, kind, seconds, payload in answers
+            ]
+        sinks = [pop(record[0], None) for record in answers]
+        worker.seat.answered += len(answers)
+        if self.ledger.limits:
+            for record in answers:
+                self.ledger.limits.pop(record[0], None)
+        return sinks, answers
+
+    def tell(self, told: Told, worker: WorkerProcess) -> None:
+        """Tell sinks of the calls that a worker answered; the lock is not held."""
         index, pid = worker.index, worker.pid
-        told: Told = []
-        name: int | None = None
-        total = 0.0
-        for number, kind, seconds, payload in answers:
-            sent.pop(number, None)
-            call = calls.pop(number, None)
-            if call is None:
-                continue  # it was read from the slab before, or given an error
-            name = call[1]
-            total += seconds
-            if number == worker.doomed:
-                kind, payload = GIVEN, worker.doom
-            told.append((call[0], number, Answer(kind, payload, seconds, index, pid)))
-        if name is not None:
-            seat.answered += len(told)
-            self.ledger.note_pace(name, total / len(told))
-        return told
+        for sink, record in zip(*told, strict=True):
+            if sink is not None:
+                try:
+                    sink.heard(record, index, pid)
+                except Exception:
+                    sys.excepthook(*sys.exc_info())
 
-    def tell(self, told: Told) -> None:
-        """Tell sinks of their answers; the lock is not held."""
-        for sink, number, answer in told:
+    def _tell_late(self) -> None:
+        while self._late:
+            sink, record, worker, pid = self._late.popleft()
             try:
-                sink.answered(number, answer)
+                sink.heard(record, worker, pid)
             except Exception:
                 sys.excepthook(*sys.exc_info())
 
@@ -452,7 +503,10 @@ class Floor:
         worker.mark = None
         if mark is None:
             return
-        self._late.extend(self._settle(worker, worker.slab.read(mark)))
+        for sink, record in zip(*self._settle(worker, worker.slab.read(mark)), strict=True):
+            if sink is not None:
+                self._late.append((sink, record, worker.index, worker.pid))
+        self._stirred = True
         if self.ledger.ready > 1:
             self._recall(worker)
             self.dispatch()
@@ -460,7 +514,7 @@ class Floor:
             self._slow.add(worker)
 
     def _over_limit(self, now: float, worker: WorkerProcess, number: int, limit: float) -> None:
-        if number in worker.seat.sent:
+        if number in self.ledger.calls and worker.seat.has(number):
             self.staff.doom(worker, number, TimeLimitExceeded(limit))
 
     def _send_home(self, now: float) -> None:

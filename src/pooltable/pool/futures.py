@@ -1,6 +1,6 @@
 """The future that `PoolExecutor` gives: a concurrent.futures.Future that costs a third while nobody waits for it.
 
-    I/O thread       answered(): state and answer, still bytes; wakes who waits
+    I/O thread       heard(): state and record, still bytes; wakes who waits
     callback thread  the functions of add_done_callback
     who asks         result(), exception(): unpickles
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 import threading
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pooltable.outcomes import Returned
-from pooltable.pool.engine import GIVEN, Answer
+from pooltable.pool.engine import GIVEN, Record, load
 
 if TYPE_CHECKING:
     from pooltable.pool.executor import PoolExecutor
@@ -34,7 +34,7 @@ class PoolFuture(Future[Any]):
         self._state = PENDING
         self._result = None
         self._exception = None
-        self._answer: Answer | None = None
+        self._record: Record | None = None
         self._call = 0
         # The executor lives at least as long as a call of it is open.
         self._executor: PoolExecutor | None = executor
@@ -52,12 +52,12 @@ class PoolFuture(Future[Any]):
 
     # ---- told
 
-    def answered(self, call: int, answer: Answer) -> None:
+    def heard(self, record: Record, worker: int | None = None, pid: int | None = None) -> None:
         executor, self._executor = self._executor, None
-        if answer.kind == GIVEN and isinstance(answer.payload, CancelledError):
+        if record[1] == GIVEN and isinstance(record[3], CancelledError):
             self._end_cancelled(executor)
             return
-        self._answer = answer
+        self._record = record
         with _making:
             alone = "_condition" not in self.__dict__
             if alone:
@@ -134,6 +134,13 @@ class PoolFuture(Future[Any]):
         return self._exception
 
     def _wait(self, timeout: float | None) -> None:
+        executor = self._executor
+        if executor is not None and self._call:
+            end = None if timeout is None else monotonic() + timeout
+            executor._engine.attend(self._call, timeout)
+            timeout = None if end is None else end - monotonic()
+            if self._state == FINISHED:
+                return
         with self._condition:
             if not self._condition.wait_for(lambda: self._state in _OVER, timeout):
                 raise TimeoutError
@@ -141,14 +148,14 @@ class PoolFuture(Future[Any]):
             raise CancelledError
 
     def _resolve(self) -> None:
-        answer = self._answer
-        if answer is not None:
-            outcome = answer.outcome(executor=True)
-            if isinstance(outcome, Returned):
-                self._result = outcome.value
+        record = self._record
+        if record is not None:
+            returned, value = load(record, executor=True)
+            if returned:
+                self._result = value
             else:
-                self._exception = outcome.error
-            self._answer = None
+                self._exception = value
+            self._record = None
 
     def __repr__(self) -> str:
         if self._state == FINISHED:

@@ -29,29 +29,29 @@ _BYTES = 49152
 # So many failures to start in a row, and nobody who works: no worker can be started.
 TRIES = 3
 
-# A call: its sink, the number of its function or -1, its pickled arguments, its time limit.
-Call = tuple[Any, int, bytes, float | None]
+# What is sent of a call: its number, the number of its function or -1, its pickled arguments.
+Entry = tuple[int, int, bytes]
 
 
 class Seat:
     """One worker, as the ledger sees it."""
 
-    __slots__ = ("answered", "batches", "index", "recalled", "room", "sent", "since", "state", "tokened")
+    __slots__ = ("answered", "batches", "index", "recalled", "room", "since", "state", "tokened")
 
     def __init__(self, index: int, room: int | None) -> None:
         self.index = index
         self.state = STARTING
-        self.sent: dict[int, None] = {}  # calls sent and not answered, in order
-        self.batches = 0  # whose end it has not told yet
+        # The batches that it has not come to the end of, oldest first. What is answered stays until its batch ends.
+        self.batches: list[dict[int, Entry]] = []
         self.tokened = False  # whether the batch sent last can be recalled
         self.recalled = 0  # calls taken back that it has not yet told us it dropped
         self.room = room  # calls it may still be sent before it is replaced
         self.answered = 0
         self.since = 0.0  # when it became what it is: for people, and for who has been idle for long
 
-    @property
-    def idle(self) -> bool:
-        return self.state == READY and not self.batches
+    def has(self, number: int) -> bool:
+        """Whether it was sent this call, in a batch that has not ended."""
+        return any(number in batch for batch in self.batches)
 
 
 class Death(NamedTuple):
@@ -62,14 +62,16 @@ class Death(NamedTuple):
 
 
 class Ledger:
-    """The books of one engine with up to `size` workers."""
+    """The books of one engine with up to `size` workers; `batching` where calls that were sent can be taken back."""
 
-    def __init__(self, size: int, minimum: int = 0, lifetime: int | None = None) -> None:
+    def __init__(self, size: int, minimum: int = 0, lifetime: int | None = None, batching: bool = True) -> None:
         self.size = size
         self.minimum = minimum
         self.lifetime = lifetime
-        self.calls: dict[int, Call] = {}
-        self.waiting: deque[int] = deque()
+        self.batching = batching
+        self.calls: dict[int, Any] = {}  # every open call's sink
+        self.limits: dict[int, float] = {}  # of those calls that have one
+        self.waiting: deque[Entry] = deque()
         self.seats: dict[int, Seat] = {}
         self.idle: dict[int, Seat] = {}  # in the order they became idle; the last one is the warmest
         self.pace: dict[int, float] = {}
@@ -78,90 +80,92 @@ class Ledger:
         self.failures = 0
         self.closed = False
         self.number = 0
+        self._largest = 0  # of the pickled arguments that wait
 
     # ---- calls
 
-    def accept(self, sink: Any, name: int, payload: bytes, limit: float | None) -> int:
-        """A new call, known from now on; it is the caller's to hand it to an idle worker or to let it wait."""
+    def accept(self, sink: Any, name: int, payload: bytes, limit: float | None = None) -> Seat | None:
+        """A new call, whose number is `number` now: the idle worker that it counts as sent to, or None: it waits."""
         self.number = number = self.number + 1
-        self.calls[number] = (sink, name, payload, limit)
-        return number
+        self.calls[number] = sink
+        if limit is not None:
+            self.limits[number] = limit
+        entry = (number, name, payload)
+        waiting = self.waiting
+        if self.idle and not waiting:
+            _, seat = self.idle.popitem()
+            self._count(seat, {number: entry}, False)
+            return seat
+        if not waiting:
+            self._largest = 0
+        if len(payload) > self._largest:
+            self._largest = len(payload)
+        waiting.append(entry)
+        return None
 
     def is_waiting(self, number: int) -> bool:
-        """Whether this call is open and nobody was sent it. Who ends it may leave its number in `waiting`: there it is
+        """Whether this call is open and nobody was sent it. Who ends it may leave its entry in `waiting`: there it is
         skipped, and to look for it would take as long as the queue is."""
         return number in self.calls and self.holder(number) is None
 
     def holder(self, number: int) -> Seat | None:
-        """The worker that was sent this call."""
-        return next((seat for seat in self.seats.values() if number in seat.sent), None)
+        """The worker that was sent this call and has not answered it."""
+        if number not in self.calls:
+            return None
+        return next((seat for seat in self.seats.values() if seat.has(number)), None)
 
-    def next_batch(self, seat: Seat) -> list[int]:
+    def next_batch(self, seat: Seat) -> dict[int, Entry]:
         """The calls that this worker should be sent now, oldest first; from now on they count as sent."""
-        waiting = self.waiting
-        if not waiting or seat.state != READY or seat.recalled or seat.batches > 1 or seat.room == 0:
-            return []
-        ahead = seat.batches == 1
-        if ahead and self.idle:
-            return []
+        if not self.waiting or seat.state != READY or seat.recalled or len(seat.batches) > 1 or seat.room == 0:
+            return {}
+        ahead = len(seat.batches) == 1
+        if ahead and (self.idle or not self.batching):
+            return {}
         batch = self._choose(seat, ahead)
         if batch:
             self._count(seat, batch, ahead or len(batch) > 1)
         return batch
 
-    def _choose(self, seat: Seat, ahead: bool) -> list[int]:
-        waiting, calls, paces = self.waiting, self.calls, self.pace
-        most = min(_CALLS, len(waiting) // (2 * self.ready) + 1)
+    def _choose(self, seat: Seat, ahead: bool) -> dict[int, Entry]:
+        waiting, calls, paces, limits = self.waiting, self.calls, self.pace, self.limits
+        most = min(_CALLS, len(waiting) // (2 * self.ready) + 1, _BYTES // (self._largest + 1) + 1)
+        if not self.batching:
+            most = 1
         if seat.room is not None:
             most = min(most, seat.room)
-        batch: list[int] = []
+        batch: dict[int, Entry] = {}
         seconds = 0.0
-        size = 0
+        known: int | None = None
+        pace: float | None = None
         while waiting and len(batch) < most:
-            number = waiting[0]
-            call = calls.get(number)
-            if call is None:  # it was cancelled
+            entry = waiting[0]
+            number, name, _ = entry
+            if number not in calls:  # it was ended while it waited
                 waiting.popleft()
                 continue
-            pace = paces.get(call[1])
-            if pace is None or call[3] is not None:
+            if name != known:
+                known, pace = name, paces.get(name)
+            if pace is None or (limits and number in limits):
                 # Of unknown length, or with a limit that is counted from its start: alone, to a worker that is idle.
                 if not batch and not ahead:
-                    batch.append(waiting.popleft())
+                    batch[number] = waiting.popleft()
                 break
             seconds += pace
-            size += len(call[2])
-            if batch and (seconds > _WINDOW or size > _BYTES):
+            if (batch and seconds > _WINDOW) or (ahead and (pace > _AHEAD or self._largest > _BYTES)):
                 break
-            if ahead and (pace > _AHEAD or size > _BYTES):
-                break
-            batch.append(waiting.popleft())
+            batch[number] = waiting.popleft()
         return batch
 
-    def _count(self, seat: Seat, batch: list[int], tokened: bool) -> None:
-        seat.sent.update(dict.fromkeys(batch))
-        seat.batches += 1
+    def _count(self, seat: Seat, batch: dict[int, Entry], tokened: bool) -> None:
+        seat.batches.append(batch)
         seat.tokened = tokened
         if seat.room is not None:
             seat.room -= len(batch)
         self.idle.pop(seat.index, None)
 
-    def send_one(self, number: int) -> Seat | None:
-        """An idle worker for this new call, which counts as sent to it; None if it must wait, and then it does."""
-        if self.idle and not self.waiting:
-            _, seat = self.idle.popitem()
-            seat.sent[number] = None
-            seat.batches = 1
-            seat.tokened = False
-            if seat.room is not None:
-                seat.room -= 1
-            return seat
-        self.waiting.append(number)
-        return None
-
     def batch_ended(self, seat: Seat, dropped: int) -> None:
         """The worker has come to the end of a batch, of whose calls it found so many recalled."""
-        seat.batches -= 1
+        del seat.batches[0]
         if dropped:
             seat.recalled -= min(dropped, seat.recalled)
 
@@ -170,12 +174,17 @@ class Ledger:
         known = self.pace.get(name)
         self.pace[name] = seconds if known is None else known + 0.25 * (min(seconds, 8 * known + 1e-5) - known)
 
+    def can_recall(self, seat: Seat) -> bool:
+        """Whether anything is left of the batch that was sent to this worker last."""
+        return bool(seat.tokened and any(seat.batches))
+
     def recall(self, seat: Seat) -> int:
-        """The last call sent to this worker is taken back: the caller holds its token. It waits again, before all
-        others."""
-        number, _ = seat.sent.popitem()
+        """The last call sent to this worker is taken back: the caller holds its token. It waits again, before all."""
+        batch = next(batch for batch in reversed(seat.batches) if batch)
+        number, entry = batch.popitem()
         seat.recalled += 1
-        self.waiting.appendleft(number)
+        self.waiting.appendleft(entry)
+        self._largest = max(self._largest, len(entry[2]))
         if seat.room is not None:
             seat.room += 1
         return number
@@ -223,13 +232,14 @@ class Ledger:
 
     def gone(self, seat: Seat, started: int) -> Death:
         """Its process has ended; `started` is the call it began last. What it had not begun waits again, in order."""
-        useless = not seat.answered and started not in seat.sent
+        useless = not seat.answered and not seat.has(started)
+        open_ones = [
+            (number, entry) for batch in seat.batches for number, entry in batch.items() if number in self.calls
+        ]
         self.remove(seat)
-        lost = started if started in seat.sent and started in self.calls else None
-        again = [number for number in seat.sent if number != started and number in self.calls]
-        self.waiting.extendleft(reversed(again))
-        seat.sent.clear()
-        return Death(lost, useless)
+        self.waiting.extendleft(entry for number, entry in reversed(open_ones) if number != started)
+        self._largest = max([self._largest, *(len(entry[2]) for _, entry in open_ones)])
+        return Death(started if any(number == started for number, _ in open_ones) else None, useless)
 
     def start_failed(self) -> float | None:
         """A worker could not start. Seconds to wait before the next try, or None: give up."""

@@ -22,7 +22,7 @@ from pooltable.cores import usable_cores
 from pooltable.errors import UnguardedMain, WorkerStartError
 from pooltable.events import Event
 from pooltable.pool import process
-from pooltable.pool.engine import Sink, WorkerState
+from pooltable.pool.engine import InnerSink, Sink, Telling, WorkerState
 from pooltable.pool.floor import Floor
 from pooltable.pool.ledger import READY, Ledger
 
@@ -36,6 +36,7 @@ _THREAD_VARIABLES = (
 _PLAIN = frozenset({types.FunctionType, types.BuiltinFunctionType})
 # So many functions are known to the workers by number; the others travel with each call.
 _FUNCTIONS = 1000
+_dumps = pickle.dumps
 
 
 class LocalEngine:
@@ -93,12 +94,13 @@ class LocalEngine:
         )
         self._floor = Floor(
             birth,
-            Ledger(processes, min_processes or 0, maxtasksperchild),
+            Ledger(processes, min_processes or 0, maxtasksperchild, hasattr(os, "eventfd")),
             idle_timeout=idle_timeout,
             grace=grace,
             hard_memory=hard,
             listener=listener,
         )
+        self._accept = self._floor.accept
         self._finalizer = util.Finalize(self, _leave, args=(weakref.ref(self), self._floor), exitpriority=15)
 
     # ---- calls
@@ -114,22 +116,27 @@ class LocalEngine:
     ) -> int:
         """The number of the call, which `sink` will be told the answer of. Raises what pickling raises. Never blocks,
         unless `max_pending` calls are open already."""
-        name = self._numbers.get(function, -1) if type(function) in _PLAIN else -1
-        if name >= 0:
-            payload = pickle.dumps((args, kwargs), 5)
+        return self.send(function, args, kwargs, Telling(sink), time_limit)
+
+    def send(self, function: Any, args: Any, kwargs: Any, sink: InnerSink, time_limit: float | None = None) -> int:
+        """`submit` for those who count nanoseconds."""
+        # With keyword arguments the function travels along: that is rare, and keeps the usual case short.
+        name = None if kwargs or type(function) not in _PLAIN else self._numbers.get(function)
+        if name is not None:
+            payload = _dumps(args, 5)
         else:
-            name, payload = self._first_of(function, args, kwargs)
+            name, payload = self._first_of(function, args, kwargs or {})
         if self._by_value and _concerns_main(payload):
-            name, payload = -1, _dumps_by_value((function, args, kwargs))
+            name, payload = -1, _dumps_by_value((function, args, kwargs or {}))
         if self._max_pending is not None:
             self._wait_for_room(self._max_pending)
-        return self._floor.accept(sink, name, payload, self._time_limit if time_limit is None else time_limit)
+        return self._accept(sink, name, payload, self._time_limit if time_limit is None else time_limit)
 
     def _first_of(self, function: Any, args: Any, kwargs: Any) -> tuple[int, bytes]:
         """A function that has no number: it gets one if it is a module's, and is then sent to each worker only once."""
         if self._by_value and getattr(function, "__module__", None) == "__main__":
             return -1, b"__main__"
-        if type(function) in _PLAIN and len(self._numbers) < _FUNCTIONS:
+        if type(function) in _PLAIN and not kwargs and len(self._numbers) < _FUNCTIONS:
             module = sys.modules.get(getattr(function, "__module__", None) or "")
             if module is not None and getattr(module, function.__qualname__, None) is function:
                 definition = pickle.dumps(function, 5)
@@ -139,7 +146,7 @@ class LocalEngine:
                         number = len(self._floor.definitions)
                         self._floor.definitions.append(definition)
                         self._numbers[function] = number
-                return number, pickle.dumps((args, kwargs), 5)
+                return number, pickle.dumps(args, 5)
         return -1, pickle.dumps((function, args, kwargs), 5)
 
     def _wait_for_room(self, most: int) -> None:
@@ -152,6 +159,10 @@ class LocalEngine:
     def cancel(self, call: int, kill: bool = False) -> bool:
         """Drop a call that has not started; `kill` also ends one that runs. Its sink is told CancelledError."""
         return self._floor.cancel(call, kill)
+
+    def attend(self, call: int, timeout: float | None) -> None:
+        """Wait for the answer to a call in this thread where that is quicker; its sink may have been told afterwards."""
+        self._floor.attend(call, timeout)
 
     def cancel_waiting(self) -> None:
         """Drop every call that was not sent to a worker."""
@@ -191,7 +202,8 @@ class LocalEngine:
             for worker in floor.staff.workers.values():
                 seat = worker.seat
                 state: Any = ("busy" if seat.batches else "idle") if seat.state == READY else seat.state
-                call = next(iter(seat.sent), None)
+                sent = (number for batch in seat.batches for number in batch)
+                call = next((number for number in sent if number in floor.ledger.calls), None)
                 states.append(WorkerState(worker.index, worker.pid, state, call, seat.since))
         return tuple(states)
 

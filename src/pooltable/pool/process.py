@@ -16,7 +16,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import (
     context,
     forkserver,
@@ -73,8 +76,31 @@ _MAIN = ("init_main_from_name", "init_main_from_path")
 def main_module() -> dict[str, Any]:
     """How a worker is to import the main module. Asked when the engine is made: at the end of its script, Python takes
     the file name away from the main module."""
-    preparation = spawn.get_preparation_data("")
+    preparation = _preparation("")
     return {key: preparation[key] for key in _MAIN if key in preparation}
+
+
+@contextmanager
+def _start_method_left_open() -> Iterator[bool]:
+    """Whether the program has chosen no start method; and then it still has not, afterwards.
+
+    The standard library asks for it in passing, which settles it: every later pool would fork.
+    """
+    is_open = multiprocessing.get_start_method(allow_none=True) is None
+    try:
+        yield is_open
+    finally:
+        if is_open:
+            multiprocessing.set_start_method(None, force=True)
+
+
+def _preparation(name: str) -> dict[str, Any]:
+    """What the standard library has every fresh process know."""
+    with _start_method_left_open() as is_open:
+        preparation = spawn.get_preparation_data(name)
+    if is_open:
+        preparation.pop("start_method", None)
+    return preparation
 
 
 class _Handed:
@@ -122,7 +148,7 @@ class _PickledTask:
 
 def _payload(popen: Any, process: Any) -> bytes:
     """What the standard library sends to a fresh process, less the main module: the worker imports that itself."""
-    preparation = spawn.get_preparation_data(process._name)
+    preparation = _preparation(process._name)
     for key in _MAIN:
         preparation.pop(key, None)
     file = io.BytesIO()
@@ -138,7 +164,8 @@ def _payload(popen: Any, process: Any) -> bytes:
 class _ForkServerPopen(popen_forkserver.Popen):
     def _launch(self, process_obj: Any) -> None:
         payload = _payload(self, process_obj)
-        self.sentinel, writer = forkserver.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
+        with _start_method_left_open():
+            self.sentinel, writer = forkserver.connect_to_new_process(self._fds)  # type: ignore[attr-defined]
         self.finalizer = util.Finalize(self, util.close_fds, (os.dup(writer), self.sentinel))  # type: ignore[attr-defined]
         with open(writer, "wb") as file:
             file.write(payload)
@@ -195,6 +222,8 @@ class WorkerProcess:
         self.born = 0.0
         self.known = 0  # how many of the engine's functions it was told
         self.deaf = self.reset = False  # its socket is closed; or was reset, which may come before its last words
+        self.reading = threading.Lock()  # held by the thread that reads from its socket
+        self.attended = False  # that is not the I/O thread, but one that waits for the answer
         self.watched = False  # an alarm will look whether it is silent
         self.mark: tuple[int, int, int] | None = None
         self.why: Any = ""  # why it ends, if we ended it

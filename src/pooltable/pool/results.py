@@ -1,6 +1,6 @@
 """What a `Pool` gives back at once: a result that can be waited for, or the results of a map as one.
 
-    I/O thread       answered(): keeps the answer, still bytes; wakes who waits
+    I/O thread       heard(): keeps the record, still bytes; wakes who waits
     callback thread  where there is a callback: unpickles, calls it, and only then the result is ready, as in the
                      standard library
     who waits        get(): unpickles, returns or raises
@@ -17,9 +17,8 @@ from multiprocessing import TimeoutError as MultiprocessingTimeoutError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pool.chunks import Mixed
-from pooltable.pool.engine import GIVEN, Answer, rebuild
+from pooltable.pool.engine import GIVEN, Record, load, rebuild
 
 if TYPE_CHECKING:
     from pooltable.pool.pool import Pool
@@ -34,82 +33,62 @@ Callback = Callable[[Any], object] | None
 _registering = threading.Lock()
 
 
-class Waiters:
-    """Lets threads wait until `_ready` is true, and costs next to nothing while nobody waits."""
-
-    __slots__ = ("_locks", "_ready")
-
-    def __init__(self) -> None:
-        self._ready = False
-        self._locks: list[Any] | None = None
-
-    def _wait(self, timeout: float | None) -> bool:
-        if not self._ready:
-            lock = threading.Lock()
-            lock.acquire()
-            with _registering:
-                locks = self._locks
-                if locks is None:
-                    locks = self._locks = []
-                locks.append(lock)
-            # It becomes ready first and looks for locks then, so one of the two sees the other.
-            if not self._ready:
-                lock.acquire(True, -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
-        return self._ready
-
-    def _set_ready(self) -> None:
-        self._ready = True
-        if self._locks is not None:
-            locks, self._locks = self._locks, None
-            for lock in locks:
-                lock.release()
-
-
-class AsyncResult(Waiters):
+class AsyncResult:
     """The result of one call, as of `Pool.apply_async`."""
 
-    __slots__ = ("__weakref__", "_answer", "_call", "_callback", "_error_callback", "_outcome", "_pool", "_queued_at")
+    # What most results never set is set here once: a result is made for every call.
+    _ready = False
+    _locks: list[Any] | None = None  # of threads that wait
+    _call = 0
+    _record: Any = None
+    _outcome: tuple[bool, Any] | None = None  # whether it is a value, and the value or error
+    _callback: Callback = None
+    _error_callback: Callback = None
+    _queued_at: float | None = None  # since when its callback waits to be called
 
     def __init__(self, pool: Pool, callback: Callback = None, error_callback: Callback = None) -> None:
-        self._ready = False
-        self._locks = None
         # The pool lives at least as long as a call of it is open.
         self._pool: Pool | None = pool
-        self._call = 0
-        self._answer: Any = None
-        self._outcome: Outcome | None = None
-        self._callback = callback
-        self._error_callback = error_callback
-        self._queued_at: float | None = None  # since when its callback waits to be called
+        if callback is not None:
+            self._callback = callback
+        if error_callback is not None:
+            self._error_callback = error_callback
 
     # ---- told
 
-    def answered(self, call: int, answer: Any) -> None:
+    def heard(self, record: Any, worker: int | None = None, pid: int | None = None) -> None:
         pool, self._pool = self._pool, None
-        self._answer = answer
+        self._record = record
         if (self._callback is None and self._error_callback is None) or pool is None:
-            self._set_ready()
+            # It becomes ready first and looks for locks then; who waits does it the other way round.
+            self._ready = True
+            if self._locks is not None:
+                self._wake()
         else:
             self._queued_at = monotonic()
             pool._callbacks.run(self._call_back)
 
+    def _wake(self) -> None:
+        locks, self._locks = self._locks, None
+        for lock in locks or ():
+            lock.release()
+
     def _fail(self, error: BaseException) -> None:
         """The call could not be submitted."""
-        self.answered(0, Answer(GIVEN, error, 0.0, None, None))
+        self.heard((0, GIVEN, 0.0, error))
 
     def _call_back(self) -> None:
         """Call the user's callback, on the callback thread; the result is ready afterwards, whatever it does."""
         self._queued_at = None
         try:
-            outcome = self._resolved()
-            if isinstance(outcome, Returned):
-                if self._callback is not None:
-                    self._callback(outcome.value)
-            elif self._error_callback is not None:
-                self._error_callback(outcome.error)
+            returned, value = self._resolved()
+            callback = self._callback if returned else self._error_callback
+            if callback is not None:
+                callback(value)
         finally:
             self._callback = self._error_callback = None
-            self._set_ready()
+            self._ready = True
+            self._wake()
 
     # ---- asked
 
@@ -125,7 +104,7 @@ class AsyncResult(Waiters):
         """Whether the call ended without an error; ValueError while it has not ended."""
         if not self.ready():
             raise ValueError(f"{self!r} not ready")
-        return isinstance(self._resolved(), Returned)
+        return self._resolved()[0]
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the result is there, or for `timeout` seconds."""
@@ -133,7 +112,12 @@ class AsyncResult(Waiters):
 
     def _wait_for_result(self, timeout: float | None) -> bool:
         if self._callback is None and self._error_callback is None:
-            return self._wait(timeout)
+            pool = self._pool
+            if pool is None or not self._call:
+                return self._ready or self._wait(timeout)
+            end = None if timeout is None else monotonic() + timeout
+            pool._engine.attend(self._call, timeout)
+            return self._ready or self._wait(None if end is None else end - monotonic())
         end = None if timeout is None else monotonic() + timeout
         while not self.ready():
             rest = _PATIENCE if end is None else min(end - monotonic(), _PATIENCE)
@@ -147,97 +131,104 @@ class AsyncResult(Waiters):
         seconds."""
         if not self._ready and not self._wait_for_result(timeout):
             raise MultiprocessingTimeoutError
-        outcome = self._outcome
-        if outcome is None:
-            outcome = self._resolved()
-        if isinstance(outcome, Returned):
-            return outcome.value
+        returned, value = self._outcome or self._resolved()
+        if returned:
+            return value
         try:
-            raise outcome.error
+            raise value
         finally:
-            del outcome, self  # no reference cycle through the traceback
+            del value, self  # no reference cycle through the traceback
 
     def cancel(self, kill: bool = False) -> bool:
         """Drop the call if it has not started; with `kill` also end one that runs. It ends with CancelledError."""
         pool = self._pool
         return pool is not None and pool._engine.cancel(self._call, kill)
 
-    def _resolved(self) -> Outcome:
+    def _wait(self, timeout: float | None) -> bool:
+        lock = threading.Lock()
+        lock.acquire()
+        with _registering:
+            locks = self._locks
+            if locks is None:
+                locks = self._locks = []
+            locks.append(lock)
+        if not self._ready:
+            lock.acquire(True, -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX)))
+        return self._ready
+
+    def _resolved(self) -> tuple[bool, Any]:
+        record = self._record
+        if record is not None:
+            self._outcome = self._load(record)
+            self._record = None
         outcome = self._outcome
-        if outcome is None:
-            answer = self._answer
-            if answer is None:  # another thread has just done the same
-                return self._resolved()
-            outcome = self._outcome = self._resolve(answer)
-            self._answer = None
+        assert outcome is not None
         return outcome
 
-    def _resolve(self, answer: Any) -> Outcome:
-        resolved: Outcome = answer.outcome()
-        return resolved
-
+    _load: Any = staticmethod(load)
     __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 ApplyResult = AsyncResult
 
 
+def _load_all(records: list[Record]) -> tuple[bool, Any]:
+    values: list[Any] = []
+    for record in records:
+        returned, value = load(record)
+        if not returned:
+            return False, value
+        if isinstance(value, Mixed):
+            return False, rebuild(value.errors[min(value.errors)])
+        values.extend(value)
+    return True, values
+
+
 class MapResult(AsyncResult):
     """The results of `Pool.map_async` as one: the list of all values, or the error of the first item that has one."""
 
-    __slots__ = ("_answers", "_left", "_lock", "_numbers")
+    _load: Any = staticmethod(_load_all)
 
     def __init__(self, pool: Pool, callback: Callback = None, error_callback: Callback = None) -> None:
         super().__init__(pool, callback, error_callback)
-        self._answers: list[Answer | None] = []
+        self._records: list[Any] = []  # those of the chunks, None while there is none
         self._numbers: list[int] = []
         self._left = 1  # and one for `_all_sent`
         self._lock = threading.Lock()
 
     def _part(self) -> _Part:
         """A sink for the next chunk."""
-        part = _Part(self, len(self._answers))
-        self._answers.append(None)
+        part = _Part(self, len(self._records))
+        self._records.append(None)
         with self._lock:
             self._left += 1
         return part
 
     def _all_sent(self) -> None:
         """There are no more chunks to come."""
-        self._part_answered(None, None)
+        self._part_heard(None, None)
 
-    def _part_answered(self, index: int | None, answer: Answer | None) -> None:
+    def _part_heard(self, index: int | None, record: Record | None) -> None:
         if index is not None:
-            self._answers[index] = answer
+            self._records[index] = record
         with self._lock:
             self._left -= 1
             ended = not self._left
         if ended:
-            answers, self._answers = self._answers, []
-            self.answered(0, answers)
+            records, self._records = self._records, []
+            self.heard(records)
 
     def _part_failed(self, error: BaseException) -> None:
         """The next chunk could not be submitted: that is its error, and no more chunks follow it."""
-        if self._answers and self._answers[-1] is None and len(self._numbers) < len(self._answers):
-            self._part_answered(len(self._answers) - 1, Answer(GIVEN, error, 0.0, None, None))
+        if self._records and self._records[-1] is None and len(self._numbers) < len(self._records):
+            self._part_heard(len(self._records) - 1, (0, GIVEN, 0.0, error))
         else:
-            self._part().answered(0, Answer(GIVEN, error, 0.0, None, None))
+            self._part().heard((0, GIVEN, 0.0, error))
 
     def cancel(self, kill: bool = False) -> bool:
         """Drop the chunks that have not started; with `kill` also end those that run."""
         pool = self._pool
         return pool is not None and sum(pool._engine.cancel(number, kill) for number in self._numbers) > 0
-
-    def _resolve(self, answer: list[Answer]) -> Outcome:
-        values: list[Any] = []
-        for part in answer:
-            outcome = part.outcome()
-            if isinstance(outcome, Raised):
-                return outcome
-            if isinstance(outcome.value, Mixed):
-                return Raised(rebuild(outcome.value.errors[min(outcome.value.errors)]))
-            values.extend(outcome.value)  # type: ignore[arg-type]
-        return Returned(values)
 
 
 class _Part:
@@ -249,5 +240,5 @@ class _Part:
         self._whole = whole
         self._index = index
 
-    def answered(self, call: int, answer: Answer) -> None:
-        self._whole._part_answered(self._index, answer)
+    def heard(self, record: Record, worker: int | None = None, pid: int | None = None) -> None:
+        self._whole._part_heard(self._index, record)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pooltable.errors import UnguardedMain, WorkerLost, WorkerStartError
 from pooltable.events import Event, WorkerEnded, WorkerReady, WorkersBroken, WorkerStarting
 from pooltable.pool.causes import OutOfMemoryCounter, likely_cause
-from pooltable.pool.engine import GIVEN, Answer
+from pooltable.pool.engine import GIVEN
 from pooltable.pool.ledger import LEAVING, STARTING, Seat
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.worker import dump_signal
@@ -179,16 +179,17 @@ class Staff:
             was_starting = seat.state == STARTING
             death = floor.ledger.gone(seat, worker.slab.started())
             if death.lost is not None:
-                sink = floor.ledger.calls.pop(death.lost)[0]
-                lost = Answer(GIVEN, self._loss(worker), monotonic() - seat.since, worker.index, worker.pid)
-                told.append((sink, death.lost, lost))
+                sink = floor.ledger.calls.pop(death.lost)
+                floor.ledger.limits.pop(death.lost, None)
+                told[0].append(sink)
+                told[1].append((death.lost, GIVEN, monotonic() - seat.since, self._loss(worker)))
             self.workers.pop(worker.index, None)
             self.held.discard(worker)
             worker.close()
             floor.room.notify_all()
         why: Any = worker.why or ("start failed" if was_starting else "lost")
         self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, _detail(worker)))
-        floor.tell(told)
+        floor.tell(told, worker)
         if death.useless and not worker.why:
             self._start_failed(None, worker)
         with floor.lock:
@@ -226,7 +227,7 @@ class Staff:
             return
         self.broken = error
         ledger = self._floor.ledger
-        sent = {number for seat in ledger.seats.values() for number in seat.sent}
+        sent = {number for seat in ledger.seats.values() for batch in seat.batches for number in batch}
         for number in [number for number in ledger.calls if number not in sent]:
             self._floor.give(number, error)
         ledger.waiting.clear()
@@ -272,13 +273,13 @@ class Staff:
 
     def _kill(self, worker: WorkerProcess) -> None:
         """End a worker that runs nothing that anybody waits for."""
+        if self.merciless:
+            worker.kill_group()
         if worker.why == "killed":
             return
         worker.why = "killed"
         self._floor.ledger.leaves(worker.seat)
-        if self.merciless:
-            worker.kill_group()
-        else:
+        if not self.merciless:
             worker.signal(signal.SIGTERM)
             self._floor.alarms.set(monotonic() + min(self.grace, _SHORT_GRACE), self._put_to_death, worker)
 
@@ -293,6 +294,14 @@ class Staff:
         term_at = monotonic() + _DUMP
         self._floor.alarms.set(term_at, self._terminate, worker)
         self._floor.alarms.set(term_at + self.grace, self._put_to_death, worker)
+
+    def distrust(self, worker: WorkerProcess) -> None:
+        """End a worker of which nobody knows what it has said; its death puts the books right."""
+        if worker in self.held:
+            worker.cause = "it was ended because the program was interrupted while it took the result"
+            worker.why = "killed"
+            self._floor.ledger.leaves(worker.seat)
+            worker.kill_group()
 
     def _terminate(self, now: float, worker: WorkerProcess) -> None:
         if worker in self.held:

@@ -1,7 +1,7 @@
 """Results one by one, while the source of the arguments is still being read: `imap` and `imap_unordered`.
 
     feeder thread    reads the source, pickles, submits; keeps a bounded distance to the consumer
-    I/O thread       answered(): keeps the answer, still bytes
+    I/O thread       heard(): keeps the record, still bytes
     consumer         next(): unpickles, returns or raises
 
 The distance is bounded in calls and in bytes. The bound is lifted when the iterator is dropped or the pool is closed:
@@ -17,9 +17,8 @@ from multiprocessing import TimeoutError as MultiprocessingTimeoutError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pooltable.outcomes import Raised
 from pooltable.pool.chunks import Mixed, call_each
-from pooltable.pool.engine import GIVEN, Answer, rebuild
+from pooltable.pool.engine import GIVEN, Record, load, rebuild
 
 if TYPE_CHECKING:
     from pooltable.pool.pool import Pool
@@ -66,8 +65,8 @@ class _Stream:
         self.pool: Pool | None = pool
         self.ordered = ordered
         self.least = _PER_WORKER * pool._processes
-        self.answers: dict[int, Answer] = {}  # by position, where they are wanted in order
-        self.queue: deque[Answer] = deque()  # else as they come
+        self.answers: dict[int, Record] = {}  # by position, where they are wanted in order
+        self.queue: deque[Record] = deque()  # else as they come
         self.sent = self.received = self.taken = 0
         self.bytes_received = self.bytes_taken = 0
         self.length: int | None = None  # how many there are in all, once the source has ended
@@ -101,9 +100,9 @@ class _Stream:
         sink = _Item(self, self.sent)
         try:
             if chunksize == 1:
-                pool._engine.submit(function, (item,), sink=sink)
+                pool._engine.send(function, (item,), None, sink)
             else:
-                pool._engine.submit(call_each, (function, item), sink=sink)
+                pool._engine.send(call_each, (function, item), None, sink)
         except Exception as error:
             if pool._state == "TERMINATE":
                 return False
@@ -113,7 +112,7 @@ class _Stream:
         return True
 
     def _fail(self, error: BaseException) -> None:
-        self.arrived(self.sent, Answer(GIVEN, error, 0.0, None, None))
+        self.arrived(self.sent, (0, GIVEN, 0.0, error))
         self.sent += 1
 
     def _may_send(self) -> bool:
@@ -135,30 +134,30 @@ class _Stream:
 
     # ---- I/O thread
 
-    def arrived(self, position: int, answer: Answer) -> None:
-        self.bytes_received += _weight(answer)
+    def arrived(self, position: int, record: Record) -> None:
+        self.bytes_received += _weight(record)
         self.received += 1
         if self.ordered:
-            self.answers[position] = answer
+            self.answers[position] = record
             if position == self.taken:
                 self.consumer.open()
         else:
-            self.queue.append(answer)
+            self.queue.append(record)
             self.consumer.open()
 
     # ---- consumer
 
-    def take(self) -> Answer | None:
+    def take(self) -> Record | None:
         """The next answer if it is there."""
         try:
-            answer = self.answers.pop(self.taken) if self.ordered else self.queue.popleft()
+            record = self.answers.pop(self.taken) if self.ordered else self.queue.popleft()
         except (KeyError, IndexError):
             return None
         self.taken += 1
-        self.bytes_taken += _weight(answer)
+        self.bytes_taken += _weight(record)
         if self.sent - self.taken <= self.resume:
             self.feeder.open()
-        return answer
+        return record
 
     def has_news(self) -> bool:
         if self.length == self.taken:
@@ -166,8 +165,8 @@ class _Stream:
         return self.taken in self.answers if self.ordered else bool(self.queue)
 
 
-def _weight(answer: Answer) -> int:
-    payload = answer.payload
+def _weight(record: Record) -> int:
+    payload = record[3]
     return len(payload) if type(payload) is bytes else 0
 
 
@@ -180,8 +179,8 @@ class _Item:
         self._stream = stream
         self._position = position
 
-    def answered(self, call: int, answer: Answer) -> None:
-        self._stream.arrived(self._position, answer)
+    def heard(self, record: Record, worker: int | None, pid: int | None) -> None:
+        self._stream.arrived(self._position, record)
 
 
 def _in_tuples(source: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
@@ -223,25 +222,25 @@ class IMapIterator:
         with self._lock:
             if self._left:
                 return _value(self._left.popleft())
-            outcome = self._wait_for_answer(timeout).outcome()
-            if isinstance(outcome, Raised):
-                raise outcome.error
+            returned, value = load(self._wait_for_record(timeout))
+            if not returned:
+                raise value
             if not self._chunked:
-                return outcome.value
-            self._left.extend(_items(outcome.value))
+                return value
+            self._left.extend(_items(value))
             return _value(self._left.popleft())
 
     __next__ = next
 
-    def _wait_for_answer(self, timeout: float | None) -> Answer:
+    def _wait_for_record(self, timeout: float | None) -> Record:
         stream = self._stream
         end = None if timeout is None else monotonic() + timeout
-        while (answer := stream.take()) is None:
+        while (record := stream.take()) is None:
             if stream.length == stream.taken:
                 raise StopIteration
             if not stream.consumer.wait(stream.has_news, None if end is None else end - monotonic()):
                 raise MultiprocessingTimeoutError
-        return answer
+        return record
 
 
 class IMapUnorderedIterator(IMapIterator):

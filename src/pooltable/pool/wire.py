@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import errno
 import marshal
+import select
 import socket
 import struct
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 # A SEQPACKET packet must fit the socket's send buffer (about 208 KiB by default) as a whole, else it is never sent.
@@ -109,6 +111,20 @@ class Channel:
                 raise
             outbox.popleft()
         return True
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for something to read, the end included, on a socket that does not block; False after `timeout`."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))
+
+    def shutdown(self) -> None:
+        """Wake whoever waits here: there is nothing more to come."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     @property
     def waiting(self) -> bool:

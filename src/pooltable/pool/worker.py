@@ -121,12 +121,13 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
             try:
                 if name < 0:
                     function, args, kwargs = loads(payload)
+                    value = function(*args, **kwargs)
                 else:
-                    args, kwargs = loads(payload)
+                    args = loads(payload)
                     function = functions[name]
                     if type(function) is _Late:
                         function = functions[name] = function.load()
-                value = function(*args, **kwargs)
+                    value = function(*args)
                 kind = RETURNED
                 try:
                     data: Any = dumps(value, 5)
@@ -148,14 +149,14 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
                 break
             if ended - flushed > _FLUSH or weight > _ENOUGH or not note(answer):
                 _check(line, inode)
-                line.send(pack((answers, False, 0, False)))
+                line.send(pack((answers, ended - flushed, False, 0, False)))
                 slab.clear()
                 answers = []
                 weight = 0
                 flushed = ended
         weigh(ended)
         _check(line, inode)
-        line.send(pack((answers, True, dropped, _recycle)))
+        line.send(pack((answers, ended - flushed, True, dropped, _recycle)))
         slab.clear()
         if _recycle:
             return

@@ -14,10 +14,11 @@ QUICK = 0.005
 
 
 class Cursor:
-    """A position in the order of waiting rows, so that a claim does not look again at rows under back-off or locked elsewhere.
+    """A position in the order of waiting rows, so that a claim does not look again at rows under back-off or locked
+    elsewhere.
 
-    Rows before it that became PENDING meanwhile (released, requeued, committed late) are found when it is rewound: when a
-    claim comes back short, and at every poll; more seldom where a look from the start is slow.
+    Rows before it that became PENDING meanwhile (released, requeued, committed late) are found when it is rewound: when
+    a claim comes back short, and at every poll; more seldom where a look from the start is slow.
     """
 
     def __init__(self, poll: float) -> None:

@@ -3,8 +3,8 @@
     TaskTable, Lease --work--> Session --statements--> Connection --> the driver
                                (transact, read)        (one driver connection)
 
-SQLAlchemy finds the driver, opens connections and reflects tables. The statements of the hot path go to the driver's own
-connection, because there are thousands of them a second and they never change.
+SQLAlchemy finds the driver, opens connections and reflects tables. The statements of the hot path go to the driver's
+own connection, because there are thousands of them a second and they never change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -25,24 +24,18 @@ from pooltable.table.dialects import Dialect, Trouble, dialect_of, engine_url
 Result = TypeVar("Result")
 Values = Sequence[Any]
 
-# With waits of 20 ms growing to 1 s, give or take a half, this is about ten seconds; the drivers' own waiting for locks
-# comes on top.
+# How often, and for how many seconds, a transaction is tried that others are in the way of. With waits of 20 ms growing
+# to 1 s, give or take a half, the tries are over first, unless each of them waits for a lock.
 TRIES = 15
+LONGEST = 20.0
 
 
 class Refused(Exception):
-    """The database refuses the values of a statement: a constraint, a type, a trigger. Seen inside transactions only."""
+    """The database refuses the values of a statement: a constraint, a type, a trigger. Only inside transactions."""
 
 
 class Undone(Exception):
     """A refusal undid the whole transaction, savepoints and all (RAISE(ROLLBACK) in a trigger of SQLite)."""
-
-
-class Patience(Enum):
-    """Whether a lost connection is tried again at once, or told."""
-
-    AGAIN = "again"  # nothing can have been written yet, or writing it twice is the same
-    TELL = "tell"  # what the lost transaction did must be read before anything else
 
 
 class Database:
@@ -76,7 +69,7 @@ class Database:
             raise DatabaseError(f"{self.name}: {error}") from error
 
     def _told(self, error: BaseException, raw: Any = None) -> DatabaseError:
-        text = " ".join(str(error).split())
+        text = self.dialect.said(error)
         match self.dialect.trouble(error, raw):
             case Trouble.READ_ONLY:
                 return DatabaseReadOnly(f"{self.name} takes no writes: {text}")
@@ -129,7 +122,8 @@ class Connection:
         self._execute("ROLLBACK")
 
     def attempt(self, work: Callable[[], Result]) -> Result:
-        """`work` under a savepoint: what it did is undone when it raises. Raises Refused where the database refused its values."""
+        """`work` under a savepoint: what it did is undone when it raises. Raises Refused where the database refused its
+        values."""
         self._execute("SAVEPOINT pooltable")
         try:
             result = work()
@@ -138,11 +132,11 @@ class Connection:
             if trouble in (Trouble.BUSY, Trouble.LOST, Trouble.FULL, Trouble.READ_ONLY):
                 raise
             if not self.dialect.in_transaction(self.raw):
-                raise Undone(" ".join(str(error).split())) from error
+                raise Undone(self.dialect.said(error)) from error
             self._execute("ROLLBACK TO SAVEPOINT pooltable")
             self._execute("RELEASE SAVEPOINT pooltable")
             if trouble is Trouble.REFUSED and not isinstance(error, Refused):
-                raise Refused(" ".join(str(error).split())) from error
+                raise Refused(self.dialect.said(error)) from error
             raise
         self._execute("RELEASE SAVEPOINT pooltable")
         return result
@@ -167,16 +161,20 @@ class Session:
         self.close()
         engine = self.database.engine
         self.dialect.refuse_missing(engine.url)
+        raw: Any = None
         try:
             pooled = engine.raw_connection()
             raw = pooled.driver_connection
             pooled.detach()
             self.dialect.opened(raw)
+            self._connection = Connection(raw, self.dialect)
         except sa.exc.DBAPIError as error:
             raise self._unreachable(error.orig if isinstance(error.orig, BaseException) else error) from error
         except self.dialect.errors as error:
             raise self._unreachable(error) from error
-        self._connection = Connection(raw, self.dialect)
+        finally:
+            if self._connection is None and raw is not None:
+                raw.close()
         return self._connection
 
     def _unreachable(self, error: BaseException) -> DatabaseError:
@@ -186,9 +184,10 @@ class Session:
             return DatabaseUnavailable(str(told))
         return told
 
-    def transact(self, work: Callable[[Connection], Result], patience: Patience = Patience.AGAIN) -> Result:
-        """What `work` returns, once the transaction around it is committed; the whole of it again where others were in the way."""
-        tries = 0
+    def transact(self, work: Callable[[Connection], Result]) -> Result:
+        """What `work` returns, once the transaction around it is committed; the whole of it again where others were in
+        the way."""
+        tries, began = 0, time.monotonic()
         while True:
             connection = self.connection()
             try:
@@ -200,10 +199,9 @@ class Session:
                 trouble = self.dialect.trouble(error, connection.raw)
                 self._abandon(connection, trouble)
                 tries += 1
-                again = trouble is Trouble.BUSY or (
-                    trouble is Trouble.LOST and patience is Patience.AGAIN and tries == 1
-                )
-                if not again or tries >= TRIES:
+                # A connection that was lost may have taken a commit with it: what a verb does again, it first reads.
+                again = trouble is Trouble.BUSY or (trouble is Trouble.LOST and tries == 1)
+                if not again or tries >= TRIES or time.monotonic() - began > LONGEST:
                     raise self.database._told(error, connection.raw) from error
                 time.sleep(min(1.0, 0.02 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.5))
             except BaseException:

@@ -1,4 +1,5 @@
-"""What PostgreSQL, MySQL and SQLite do differently, behind one small seam; sqlite.py, postgres.py and mysql.py are the three.
+"""What PostgreSQL, MySQL and SQLite do differently, behind one small seam; sqlite.py, postgres.py and mysql.py are the
+three.
 
 A dialect is asked for words of SQL and for facts about errors. The statements that differ as a whole are methods of its
 `Statements` (statements.py), which the lease calls inside a transaction.
@@ -16,6 +17,7 @@ from pooltable.errors import MappingError
 
 if TYPE_CHECKING:
     from pooltable.table.database import Connection
+    from pooltable.table.finding import Finding
     from pooltable.table.mapping import Mapping
     from pooltable.table.statements import Statements
     from pooltable.table.values import Converter
@@ -111,6 +113,10 @@ class Dialect:
     def trouble(self, error: BaseException, raw: Any) -> Trouble:
         raise NotImplementedError
 
+    def said(self, error: BaseException) -> str:
+        """What the database said, in one line."""
+        return " ".join(str(error).split())
+
     def hopeless(self, error: BaseException) -> bool:
         """Whether an error while connecting will not pass by waiting."""
         return False
@@ -166,6 +172,10 @@ class Dialect:
     def indexes(self, connection: Connection, mapping: Mapping) -> list[tuple[list[str], str]]:
         """The indexes of the user's table: their columns, and their condition or ""."""
         raise NotImplementedError
+
+    def findings(self, connection: Connection, mapping: Mapping) -> list[Finding]:
+        """What only this database has that would slow or endanger a run."""
+        return []
 
     def one_at_a_time(self, connection: Connection) -> None:
         """Inside a transaction: waits until nobody else makes side tables."""

@@ -1,4 +1,5 @@
-"""Writes ends of claims and says what became of each: Write -> Fate. Used by leases for their own claims, and by rescues.
+"""Writes ends of claims and says what became of each: Write -> Fate. Used by leases for their own claims, and by
+rescues.
 
 group --write--> all written                                    the common way
          |

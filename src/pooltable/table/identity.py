@@ -36,7 +36,8 @@ def pid_namespace() -> str:
 
 
 def started(pid: int | None = None) -> str | None:
-    """When a process of this namespace started, in a form that never changes; None when it is gone or only waits to be reaped."""
+    """When a process of this namespace started, in a form that never changes; None when it is gone or only waits to be
+    reaped."""
     pid = os.getpid() if pid is None else pid
     try:
         with open(f"/proc/{pid}/stat") as file:

@@ -1,4 +1,5 @@
-"""A runner's side of the table: claims, finishes and rescues rows under a lease. One row in pooltable_runner, one thread.
+"""A runner's side of the table: claims, finishes and rescues rows under a lease. One row in pooltable_runner, one
+thread.
 
     exchange ----> finish: rows and entries written together, each naming its claim      -> Fate for every end
               \\--> claim: rows locked, entries opened, the DOING word set                -> Claims
@@ -101,7 +102,11 @@ class Lease:
         self._reader = Reader(statements)
         self._rescuer = Rescuer(statements, self.id, seconds)
         self._version: int | None = None
-        self._session.transact(self._insert)
+        try:
+            self._session.transact(self._insert)
+        except BaseException:
+            self._session.close()
+            raise
 
     # ---- the lease itself
 
@@ -109,7 +114,8 @@ class Lease:
         s, d = self._statements, self._statements.dialect
         marks = ", ".join([s.mark] * 10)
         c.run(
-            f"INSERT INTO {s.names.runners} (id, job, name, host, boot_id, pid_namespace, pid, pid_started, version, processes,"
+            f"INSERT INTO {s.names.runners} (id, job, name, host, boot_id, pid_namespace, pid, pid_started, version,"
+            " processes,"
             f" started_at, expires_at) VALUES ({marks}, {d.now}, {d.later(s.mark)})",
             (self.id, s.job, *self._facts, self.seconds),
         )
@@ -148,7 +154,7 @@ class Lease:
         return self._statements.dialect.files()
 
     def changed(self) -> bool | None:
-        """Whether somebody else has committed since this was last asked; None where the database cannot tell cheaply."""
+        """Whether somebody else has committed since this was last asked; None where that cannot be told cheaply."""
         version = self._session.read(self._statements.dialect.version)
         if version is None:
             return None
@@ -259,7 +265,7 @@ class Lease:
             new, changed = s.take(c, self.id, picked, first, opening.now)
         except s.dialect.errors as error:
             if s.dialect.trouble(error, c.raw) is Trouble.REFUSED:
-                raise DatabaseError(self._refusal(f"refuses it: {' '.join(str(error).split())}")) from error
+                raise DatabaseError(self._refusal(f"refuses it: {s.dialect.said(error)}")) from error
             raise
         if changed != len(picked):
             raise DatabaseError(
@@ -269,7 +275,10 @@ class Lease:
 
     def _refusal(self, what: str) -> str:
         m = self._statements.mapping
-        return f"table {m.name!r}: to claim rows, {m.status.name!r} is set to {m.words.doing!r}, and the database {what}; nothing was claimed"
+        return (
+            f"table {m.name!r}: to claim rows, {m.status.name!r} is set to {m.words.doing!r}, and the database {what};"
+            " nothing was claimed"
+        )
 
     def _prepared(self, end: Finish) -> Write:
         claim, verdict, seconds, worker, log = end

@@ -21,8 +21,8 @@ class Look:
 
     `words` maps each value found in the status column to its number of rows, or to None in a table too large to count;
     `strange` are those that are no word of this job, nor of another one on this column.
-    `foreign_doing` are DOING rows that no runner holds. `index_sql` makes the index that claims lack, None where they have
-    it or the table is small. `unsafe_file_system` names a file system that cannot be trusted with a SQLite file.
+    `foreign_doing` are DOING rows that no runner holds. `index_sql` makes the index that claims lack, None where they
+    have it or the table is small. `unsafe_file_system` names a file system that cannot be trusted with a SQLite file.
     """
 
     words: dict[Any, int | None]
@@ -80,7 +80,11 @@ class Looker:
 
     def _foreign(self, c: Connection) -> int:
         s = self._s
-        held = f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended IS NULL)" if self._entries else ""
+        held = (
+            f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND coalesce(pt_e.ended, 'stuck') = 'stuck')"
+            if self._entries
+            else ""
+        )
         return self._count(c, s.is_word[Status.DOING] + held + s.scope)
 
     def index_sql(self, c: Connection) -> str | None:

@@ -2,8 +2,8 @@
 
     name, Table or class  --reflect-->  columns, keys  --check-->  Mapping
 
-A Mapping holds what the statements need: columns with their quoted names, the status words, scope and order. What a named
-table gives to tasks is what the driver gives; a SQLAlchemy Table or mapped class gives what its types say.
+A Mapping holds what the statements need: columns with their quoted names, the status words, scope and order. What a
+named table gives to tasks is what the driver gives; a SQLAlchemy Table or mapped class gives what its types say.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Column:
 class Order:
     """In which order waiting rows are claimed.
 
-    `columns` with `descending` is the order by plain columns, the key last, from which a cursor can go on; None where the
-    order is some other expression, and each claim looks from the start.
+    `columns` with `descending` is the order by plain columns, the key last, from which a cursor can go on; None where
+    the order is some other expression, and each claim looks from the start.
     """
 
     sql: str
@@ -93,7 +93,7 @@ def reflect(connection: sa.Connection, request: Request, dialect: Dialect, datab
     inspector = sa.inspect(connection)
     declared = _declared(request.table)
     schema, name = _find(inspector, request.table, declared, database)
-    table = _Table(inspector, dialect, dialect.home(connection, schema, name), name, declared)
+    table = _Table(connection, dialect, dialect.home(connection, schema, name), name, declared)
     key = _key(table, request.key)
     status = table.column(request.status, "status")
     write = _listed(table, request.write, "write")
@@ -101,7 +101,8 @@ def reflect(connection: sa.Connection, request: Request, dialect: Dialect, datab
     for column in (*write, *((result,) if result else ())):
         if column is status or column in key:
             raise MappingError(
-                f"{table}: column {column.name!r} is the {'status' if column is status else 'key'}; a task's result cannot be written there"
+                f"{table}: column {column.name!r} is the {'status' if column is status else 'key'}; a task's result"
+                " cannot be written there"
             )
         if column.name in table.computed:
             raise MappingError(
@@ -118,7 +119,7 @@ def reflect(connection: sa.Connection, request: Request, dialect: Dialect, datab
         columns = tuple(column for column in _listed(table, request.columns, "columns") if column not in key)
     words = check_words(request.words, status, str(table))
     return Mapping(
-        schema=schema,
+        schema=table.schema,
         name=name,
         sql=table.sql,
         key=key,
@@ -181,9 +182,9 @@ class _Table:
     """The table as the database describes it."""
 
     def __init__(
-        self, inspector: sa.Inspector, dialect: Dialect, schema: str | None, name: str, declared: sa.Table | None
+        self, connection: sa.Connection, dialect: Dialect, schema: str | None, name: str, declared: sa.Table | None
     ) -> None:
-        self.inspector = inspector
+        inspector = sa.inspect(connection)
         self.schema, self.name = schema, name
         quote = dialect.quote
         self.sql = f"{quote(schema)}.{quote(name)}" if schema else quote(name)
@@ -211,7 +212,7 @@ class _Table:
             )
         constraint = inspector.get_pk_constraint(name, schema=schema)
         # Those of few columns first.
-        self.unique = sorted(dict.fromkeys(dialect.unique_keys(inspector.bind, schema, name)), key=len)  # type: ignore[arg-type]
+        self.unique = sorted(dict.fromkeys(dialect.unique_keys(connection, schema, name)), key=len)
         self.primary = tuple(dialect.reflected(str(column)) for column in (constraint.get("constrained_columns") or ()))
 
     def __str__(self) -> str:
@@ -260,17 +261,20 @@ def _key(table: _Table, asked: str | Sequence[str] | None) -> tuple[Column, ...]
         if not exact:
             nullable = f"; {', '.join(unique[0])} is unique, but may be NULL: make it NOT NULL" if unique else ""
             raise MappingError(
-                f"{table} has neither a primary key nor a unique key, so no row of it can be told from another{nullable or '; give it one, for example a column id INTEGER PRIMARY KEY'}"
+                f"{table} has neither a primary key nor a unique key, so no row of it can be told from"
+                f" another{nullable or '; give it one, for example a column id INTEGER PRIMARY KEY'}"
             )
         key = tuple(table.columns[name] for name in exact[0])
     for column in key:
         if isinstance(column.type, _INEXACT):
             raise MappingError(
-                f"{table}: key column {column.name!r} is {column.type}, and such numbers do not compare exactly; use a whole number, text or UUID"
+                f"{table}: key column {column.name!r} is {column.type}, and such numbers do not compare exactly; use a"
+                " whole number, text or UUID"
             )
         if isinstance(column.type, _NO_KEY):
             raise MappingError(
-                f"{table}: key column {column.name!r} is {column.type}, which cannot be a key; use a whole number, text or UUID"
+                f"{table}: key column {column.name!r} is {column.type}, which cannot be a key; use a whole number, text"
+                " or UUID"
             )
         if column.nullable and column.name not in table.primary:
             raise MappingError(
@@ -306,7 +310,8 @@ def _word(name: str, word: Any, status: Column, table: str) -> Any:
             value = status.bind(word)
         if value not in kind.enums:
             raise MappingError(
-                f"{what} is not one of the values of {status.name!r}: {', '.join(map(str, kind.enums))}; name yours with {name}=..."
+                f"{what} is not one of the values of {status.name!r}: {', '.join(map(str, kind.enums))}; name yours"
+                f" with {name}=..."
             )
         return value
     if isinstance(word, Enum):
@@ -338,10 +343,9 @@ def _where(where: Any, dialect: Dialect) -> str:
     return dialect.text(where) if isinstance(where, str) else dialect.compiled(where)
 
 
+_IDENTIFIER = r"""(?:[A-Za-z_]\w*|"(?:[^"]|"")+"|`(?:[^`]|``)+`)"""
 _PART = re.compile(
-    r"""\s*(?P<name>(?:[A-Za-z_]\w*|"(?:[^"]|"")+"|`(?:[^`]|``)+`)(?:\.(?:[A-Za-z_]\w*|"(?:[^"]|"")+"|`(?:[^`]|``)+`)){0,2})
-        (?:\s+(?P<direction>asc|desc))?\s*""",
-    re.VERBOSE | re.IGNORECASE,
+    rf"\s*(?P<name>{_IDENTIFIER}(?:\.{_IDENTIFIER}){{0,2}})(?:\s+(?P<direction>asc|desc))?\s*", re.IGNORECASE
 )
 _NAME = re.compile(r'"(?:[^"]|"")+"|`(?:[^`]|``)+`|[^."`]+')
 

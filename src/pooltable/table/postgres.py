@@ -1,14 +1,11 @@
-"""PostgreSQL 12 and later, through psycopg 3: sets of rows go as arrays, one statement for each step.
+"""PostgreSQL 12 and later, through psycopg 3.
 
-Locks are always taken in the same order, the runner's row, the user's rows, the entries, and rows that others hold are
-skipped, so that nobody waits for a user's transaction and no two of us wait for each other. Nothing is set for a session
-and nothing is prepared, so that a pooler which hands out connections by transaction may stand in between.
+Nothing is set for a session and nothing is prepared, so that a pooler which hands out connections by transaction may
+stand in between.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from datetime import date, datetime
 from typing import Any, ClassVar
 
@@ -18,22 +15,21 @@ from psycopg.pq import TransactionStatus
 from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
 
 from pooltable.errors import MappingError
-from pooltable.events import Key
 from pooltable.table.database import Connection, Refused
 from pooltable.table.dialects import Dialect, Trouble
-from pooltable.table.mapping import Column, Mapping, with_casts
-from pooltable.table.states import ROUND_OVER, Claim, Status
-from pooltable.table.statements import Opening, Picked, Statements, Write
+from pooltable.table.finding import LONG_TRANSACTION, Finding
+from pooltable.table.mapping import Mapping, with_casts
+from pooltable.table.postgres_statements import PostgresStatements
+from pooltable.table.statements import Statements
 from pooltable.table.values import Converter
 
 OLDEST = 120000  # as `server_version` of the driver tells it
 
-# What ends a round, as a list of SQL.
-_OVER = ", ".join(f"'{ended}'" for ended in ROUND_OVER)
-
 
 class PostgreSQL(Dialect):
     name = "postgresql"
+    # One message to the server; the limit on waiting for locks is this transaction's alone.
+    begin = "BEGIN; SET LOCAL lock_timeout = '5s'"
     types: ClassVar[dict[str, str]] = {
         "id": "text",
         "name": "text",
@@ -82,6 +78,10 @@ class PostgreSQL(Dialect):
             return Trouble.LOST
         return Trouble.FULL if state[:2] == "53" else Trouble.OTHER
 
+    def said(self, error: BaseException) -> str:
+        primary = getattr(getattr(error, "diag", None), "message_primary", None)
+        return " ".join(str(primary or error).split())
+
     def hopeless(self, error: BaseException) -> bool:
         # Wrong password, no such database: but not a server that is starting.
         text = str(error)
@@ -90,13 +90,16 @@ class PostgreSQL(Dialect):
     def check_server(self, connection: sa.Connection) -> None:
         driver: Any = connection.connection.driver_connection
         if driver.info.server_version < OLDEST:
-            raise MappingError(f"this server is PostgreSQL {driver.info.server_version // 10000}; pooltable needs 12 or later")
+            raise MappingError(
+                f"this server is PostgreSQL {driver.info.server_version // 10000}; pooltable needs 12 or later"
+            )
 
     def home(self, connection: sa.Connection, schema: str | None, name: str) -> str | None:
         if schema is not None:
             return schema
         found = connection.exec_driver_sql(
-            "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass(%s)",
+            "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid ="
+            " to_regclass(%s)",
             (self.preparer.quote_identifier(name).replace("%%", "%"),),
         ).scalar()
         return None if found is None else str(found)
@@ -120,11 +123,14 @@ class PostgreSQL(Dialect):
         found = connection.all(
             "SELECT a.attname, format_type(a.atttypid, a.atttypmod), CASE WHEN a.attcollation <> t.typcollation THEN"
             " quote_ident(n.nspname) || '.' || quote_ident(o.collname) END"
-            " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation o ON o.oid = a.attcollation"
+            " FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid LEFT JOIN pg_collation o ON o.oid ="
+            " a.attcollation"
             " LEFT JOIN pg_namespace n ON n.oid = o.collnamespace WHERE a.attrelid = to_regclass(%s)",
             (self._relation(mapping),),
         )
-        types = {name: self.text(kind + (f" COLLATE {collation}" if collation else "")) for name, kind, collation in found}
+        types = {
+            name: self.text(kind + (f" COLLATE {collation}" if collation else "")) for name, kind, collation in found
+        }
         return [types[column.name] for column in mapping.key]
 
     def create_index(self, name: str, schema: str | None, table: str, columns: str, condition: str) -> str:
@@ -132,18 +138,54 @@ class PostgreSQL(Dialect):
         return f"CREATE INDEX IF NOT EXISTS {self.quote(name)} ON {table} ({columns}){where}"
 
     def has_table(self, connection: Connection, schema: str | None, name: str) -> bool:
-        sql = "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = %s AND n.nspname = %s"
+        sql = (
+            "SELECT 1 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relname = %s AND n.nspname"
+            " = %s"
+        )
         return bool(connection.all(sql, (name, schema)))
 
     def indexes(self, connection: Connection, mapping: Mapping) -> list[tuple[list[str], str]]:
         rows = connection.all(
-            "SELECT ARRAY(SELECT coalesce(a.attname::text, '') FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(no, place)"
+            "SELECT ARRAY(SELECT coalesce(a.attname::text, '') FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(no,"
+            " place)"
             " LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.no ORDER BY k.place),"
             " coalesce(pg_get_expr(i.indpred, i.indrelid), '')"
             " FROM pg_index i WHERE i.indrelid = to_regclass(%s) AND i.indisvalid",
             (self._relation(mapping),),
         )
         return [(list(columns), condition) for columns, condition in rows]
+
+    def findings(self, connection: Connection, mapping: Mapping) -> list[Finding]:
+        found = []
+        rows = connection.all(
+            "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8, coalesce(application_name, '')"
+            " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS"
+            " NOT NULL"
+            " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 1"
+        )
+        for pid, seconds, name in rows:
+            if seconds > LONG_TRANSACTION:
+                found.append(
+                    Finding(
+                        "long transaction",
+                        f"process {pid} ({name or 'no name'}) has had a transaction open for {seconds:.0f} s: dead rows"
+                        " pile up, and claims read them",
+                        f"end it, or: SELECT pg_terminate_backend({pid})",
+                    )
+                )
+        ((secured,),) = connection.all(
+            "SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(%s)", (self._relation(mapping),)
+        )
+        if secured:
+            found.append(
+                Finding(
+                    "row-level security",
+                    f"table {mapping.name!r} has row-level security: rows that this role may not see are not there for"
+                    " it",
+                    "run with a role that has BYPASSRLS, or add a policy for it",
+                )
+            )
+        return found
 
     def one_at_a_time(self, connection: Connection) -> None:
         # CREATE TABLE IF NOT EXISTS fails when two do it at the same moment. The number is any that only we use.
@@ -170,202 +212,3 @@ def _lenient(loader: type[Any], greatest: Any, least: Any) -> type[Any]:
 _Date = _lenient(DateLoader, date.max, date.min)
 _Timestamp = _lenient(TimestampLoader, datetime.max, datetime.min)
 _Timestamptz = _lenient(TimestamptzLoader, datetime.max, datetime.min)
-
-
-def _opaque(condition: str) -> str:
-    """A condition that the planner takes to hold for every other row.
-
-    Where rows are found by a list of keys, it would often conclude from statistics that a single row is DOING, or a single
-    entry open, and begin there: going through the whole list for each of a thousand.
-    """
-    return f"CASE WHEN {condition} THEN TRUE ELSE FALSE END"
-
-
-class _NotAll(Exception):
-    """A trigger left a row alone whose entry was closed already."""
-
-
-class PostgresStatements(Statements):
-    """What PostgreSQL runs."""
-
-    def value(self, column: Column) -> str:
-        return f"%s::{column.cast}" if column.cast else "%s"
-
-    def keys_in(self, keys: Sequence[Key]) -> tuple[str, Sequence[Any]]:
-        return self.key_among, _columns(keys, self.width)
-
-    def build(self) -> None:
-        super().build()
-        m, n, d = self.mapping, self.names, self.dialect
-        pending, doing = self.is_word[Status.PENDING], self.set_word[Status.DOING]
-        arrays = ", ".join(f"%s::{column.cast}[]" for column in m.key)
-        if self.width == 1:
-            self.key_among = f"{self.keys} = ANY({arrays})"
-        else:
-            self.key_among = f"({self.keys}) IN (SELECT * FROM unnest({arrays}))"
-        lock = " FOR NO KEY UPDATE SKIP LOCKED"
-        k = [f"k{i}" for i in range(self.width)]
-        ks, x_ks = ", ".join(k), ", ".join(f"pt_x.{name}" for name in k)
-        row_is_x = " AND ".join(f"{column.sql} = pt_x.{name}" for column, name in zip(m.key, k, strict=True))
-        self.row_is_y = " AND ".join(f"{column.sql} = pt_y.{name}" for column, name in zip(m.key, k, strict=True))
-        self.row_is_d = " AND ".join(f"{column.sql} = pt_d.{name}" for column, name in zip(m.key, k, strict=True))
-        entry_is_x = " AND ".join(f"pt_e.{name} = pt_x.{at}" for name, at in zip(n.key, k, strict=True))
-        # `now` is the time at which the transaction began, as everything in it is dated.
-        paused = f"(SELECT paused_at IS NOT NULL FROM {n.jobs} WHERE job = %s)"
-        # By the order of the index, because the planner would rather read all of a table that it thinks small.
-        first = f"(SELECT not_before FROM {self.e} WHERE not_before IS NOT NULL ORDER BY not_before LIMIT 1)"
-        head = f"SELECT 0, {paused}, coalesce({first} <= now(), false)"
-        self.sql_opening = f"{head}, {d.epoch('expires_at - now()')} FROM {n.runners} WHERE id = %s FOR UPDATE"
-        self.sql_opening_without = head
-        its_row = f"EXISTS (SELECT 1 FROM {self.t} WHERE {self.same} AND {pending}{self.scope})"
-        self.sql_due = (
-            f"SELECT {self.e_keys} FROM {self.e} AS pt_e WHERE pt_e.not_before <= now() AND {its_row}"
-            " ORDER BY pt_e.not_before LIMIT \0 FOR UPDATE SKIP LOCKED"
-        )
-        self.sql_lock_pending = f"SELECT {self.keys} FROM {self.t} WHERE {self.key_among} AND {pending}{self.scope}{lock}"
-        # A scalar subquery, because an anti-join over all entries would be read whole at each claim.
-        under = "(SELECT pt_b.not_before FROM {} AS pt_b WHERE {}) IS NULL".format(
-            self.e, " AND ".join(f"pt_b.{name} = {column.sql}" for name, column in zip(n.key, m.key, strict=True))
-        )
-        positions = f", {self.positions}" if self.positions else ""
-        head = f"SELECT {self.keys}{positions} FROM {self.t} WHERE {pending}{self.has_key} AND {under}{self.scope}"
-        tail = f" ORDER BY {m.order.sql} LIMIT \0{lock}"
-        self.sql_waiting = head + tail
-        self.sql_waiting_behind = head + self.behind + tail
-        keep = f"CASE WHEN pt_e.ended IN ({_OVER}) THEN {{}} ELSE {{}} END"
-        self.sql_take = (
-            f"WITH pt_x AS MATERIALIZED (SELECT * FROM unnest({arrays}, %s::bigint[]) AS pt_x({ks}, claim_no)),"
-            f" pt_l AS (INSERT INTO {self.e} AS pt_e ({self.entry_keys}, runner_id, claim_no, attempt, round, fails, lost, rescued, claimed_at)"
-            f" SELECT {x_ks}, %s::text, pt_x.claim_no, 1, %s::text || '-' || pt_x.claim_no, 0, 0, 0, now() FROM pt_x"
-            f" ON CONFLICT ({self.entry_keys}) DO UPDATE SET runner_id = excluded.runner_id, claim_no = excluded.claim_no,"
-            f" attempt = pt_e.attempt + 1, round = {keep.format('excluded.round', 'pt_e.round')}, fails = {keep.format('0', 'pt_e.fails')},"
-            f" lost = {keep.format('0', 'pt_e.lost')}, rescued = {keep.format('0', 'pt_e.rescued')}, ended = NULL, not_before = NULL,"
-            f" claimed_at = excluded.claimed_at RETURNING {self.e_keys}, pt_e.claim_no, pt_e.attempt, pt_e.fails, pt_e.lost, pt_e.rescued, pt_e.round),"
-            f" pt_u AS (UPDATE {self.t} SET {doing} FROM pt_x WHERE {row_is_x} AND {_opaque(pending)} RETURNING pt_x.claim_no)"
-            " SELECT pt_l.*, (SELECT count(*) FROM pt_u) FROM pt_l ORDER BY pt_l.claim_no"
-        )
-        facts = "claim_no bigint, ended text, fails integer, lost integer, rescued integer, pause float8, seconds float8, worker integer, error_kind text, error text, log text"
-        self.facts = [part.rsplit(" ", 1) for part in facts.split(", ")]
-        self.arrays, self.ks, self.entry_is_x = arrays, ks, entry_is_x
-        self.is_doing = self.is_word[Status.DOING]
-        self._end_texts: dict[tuple[Status, tuple[str, ...]], str] = {}
-
-    def sql_ends(self, status: Status, columns: tuple[str, ...]) -> str:
-        """Writes a group of ends alike: first the user's rows are locked, then the entries closed, then the rows written."""
-        text = self._end_texts.get((status, columns))
-        if text is not None:
-            return text
-        m = self.mapping
-        known = {c.name: c for c in (*m.write, *((m.result,) if m.result else ()))}
-        values = [known[name] for name in columns]
-        vs = [f"v{i}" for i in range(len(values))]
-        arrays = ", ".join([self.arrays, *(f"%s::{kind}[]" for _, kind in self.facts), *(f"%s::{c.cast}[]" for c in values)])
-        names = ", ".join([self.ks, *(name for name, _ in self.facts), *vs])
-        sets = ", ".join([self.set_word[status], *(f"{c.bare} = pt_d.{v}" for c, v in zip(values, vs, strict=True))])
-        returned = ", ".join(f"pt_x.{name}" for name in [*self.ks.split(", "), "claim_no", *vs])
-        fence = "pt_e.runner_id = %s AND pt_e.claim_no = pt_x.claim_no AND pt_e.ended IS NULL"
-        text = (
-            f"WITH pt_x AS MATERIALIZED (SELECT pt_y.* FROM unnest({arrays}) AS pt_y({names}) JOIN {self.t} ON {self.row_is_y}"
-            f" WHERE {_opaque(self.is_doing)} ORDER BY {self.keys} FOR NO KEY UPDATE OF {self.dialect.quote(m.name)} SKIP LOCKED),"
-            f" pt_d AS (UPDATE {self.e} AS pt_e SET ended = pt_x.ended, fails = pt_x.fails, lost = pt_x.lost,"
-            " rescued = pt_x.rescued, not_before = now() + make_interval(secs => pt_x.pause), finished_at = now(),"
-            " seconds = pt_x.seconds, worker = pt_x.worker, error_kind = pt_x.error_kind, error = pt_x.error, log = pt_x.log"
-            f" FROM pt_x WHERE {self.entry_is_x} AND {_opaque(fence)} RETURNING {returned}),"
-            f" pt_u AS (UPDATE {self.t} SET {sets} FROM pt_d WHERE {self.row_is_d} AND {_opaque(self.is_doing)} RETURNING pt_d.claim_no)"
-            " SELECT claim_no, true FROM pt_u UNION ALL SELECT claim_no, false FROM pt_d"
-        )
-        self._end_texts[status, columns] = text
-        return text
-
-    def opening(self, c: Connection, runner: str) -> Opening:
-        row = c.first(self.sql_opening, (self.job, runner))
-        if row is None:
-            now, paused, due = c.all(self.sql_opening_without, (self.job,))[0]
-            return Opening(now, bool(paused), None, due)
-        now, paused, due, left = row
-        return Opening(now, bool(paused), left, due)
-
-    def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
-        keys = c.all(self.sql_due.replace("\0", str(count)))
-        if not keys:
-            return []
-        locked = set(c.all(self.sql_lock_pending, _columns(keys, self.width)))
-        return [Picked(key, ()) for key in keys if key in locked]
-
-    def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[Picked]:
-        if after is None:
-            rows = c.all(self.sql_waiting.replace("\0", str(count)))
-        else:
-            rows = c.all(self.sql_waiting_behind.replace("\0", str(count)), self.behind_values(after))
-        return [Picked(row[: self.width], row[self.width :]) for row in rows]
-
-    def take(
-        self, c: Connection, runner: str, picked: Sequence[Picked], first: int, now: Any
-    ) -> tuple[list[Claim], int]:
-        keys = _columns([row.key for row in picked], self.width)
-        rows = c.all(self.sql_take, (*keys, list(range(first, first + len(picked))), runner, runner))
-        w = self.width
-        return [Claim(row[:w], *row[w:-1]) for row in rows], rows[0][-1]
-
-    def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:
-        try:
-            return c.attempt(lambda: self._write_all(c, runner, writes))
-        except _NotAll:
-            written: set[int] = set()
-            for write in writes:
-                written |= self._write_one(c, runner, write)
-            return written
-
-    def _write_one(self, c: Connection, runner: str, write: Write) -> set[int]:
-        try:
-            return c.attempt(lambda: self._write_all(c, runner, [write]))
-        except _NotAll:
-            raise Refused("the row did not change: a trigger leaves it alone") from None
-
-    def _write_all(self, c: Connection, runner: str, writes: Sequence[Write]) -> set[int]:
-        groups: defaultdict[tuple[Any, ...], list[Write]] = defaultdict(list)
-        for write in writes:
-            # Arrays of arrays cannot be taken apart again by unnest: such a row goes alone.
-            alone = write.claim.claim_no if any(isinstance(value, (list, tuple)) for value in write.values) else None
-            groups[write.status, write.columns, alone].append(write)
-        written: set[int] = set()
-        for (status, columns, _), group in groups.items():
-            keys = _columns([write.claim.key for write in group], self.width)
-            facts = zip(*(_facts(write) for write in group), strict=True)
-            values = [_uniform(list(column)) for column in zip(*(write.values for write in group), strict=True)]
-            rows = c.all(self.sql_ends(status, columns), (*keys, *map(list, facts), *values, runner))
-            changed = {number for number, row_changed in rows if row_changed}
-            if len(rows) != 2 * len(changed):
-                raise _NotAll
-            written |= changed
-        return written
-
-
-def _facts(write: Write) -> tuple[Any, ...]:
-    return (
-        write.claim.claim_no,
-        write.end,
-        write.fails,
-        write.lost,
-        write.claim.rescued,
-        write.pause or None,
-        write.seconds,
-        write.worker,
-        write.kind or None,
-        write.detail or None,
-        write.log or None,
-    )
-
-
-def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
-    """Rows turned into the columns that unnest takes."""
-    return [[row[i] for row in rows] for i in range(width)]
-
-
-def _uniform(values: list[Any]) -> list[Any]:
-    """The driver sends lists of one type only; what is mixed goes as text, which the column's type reads again."""
-    kinds = {type(value) for value in values if value is not None}
-    if len(kinds) <= 1:
-        return values
-    return [value if value is None else str(value) for value in values]
-

@@ -20,8 +20,8 @@ COUNTED = 1000  # how many pending rows are counted where a bound will do
 class Counts:
     """How many rows are in each state; `other` hold words that are none of ours.
 
-    `waiting` are pending rows that are not due yet, and `next_due` the seconds until the first of them is. `open` says how
-    many rows each runner holds.
+    `waiting` are pending rows that are not due yet, and `next_due` the seconds until the first of them is. `open` says
+    how many rows each runner holds.
     """
 
     pending: int = 0
@@ -43,8 +43,8 @@ class Counts:
 class Entry:
     """What pooltable remembers of a row. Times are seconds since 1970 by the database's clock.
 
-    `status` is the state of the row now, "other" for a word that is none of ours, "missing" when the row is gone. `ended`
-    is None while the entry is open. The first line of `error` is the reason.
+    `status` is the state of the row now, "other" for a word that is none of ours, "missing" when the row is gone.
+    `ended` is None while the entry is open. The first line of `error` is the reason.
     """
 
     key: Key
@@ -89,7 +89,8 @@ class Reader:
         self._sql_pending = f"SELECT count(*) FROM ({pending}) AS pt_some"
         its_row = f"EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND {s.is_word[Status.PENDING]}{s.scope})"
         self._sql_next_due = (
-            f"SELECT {e('pt_e.not_before')} - {e(d.now)} FROM {s.e} AS pt_e WHERE pt_e.not_before IS NOT NULL AND {its_row}"
+            f"SELECT {e('pt_e.not_before')} - {e(d.now)} FROM {s.e} AS pt_e WHERE pt_e.not_before IS NOT NULL AND"
+            f" {its_row}"
             " ORDER BY pt_e.not_before LIMIT 1"
         )
         self._sql_waiting = f"SELECT count(*) FROM {s.e} AS pt_e WHERE pt_e.not_before > {d.now} AND {its_row}"
@@ -97,8 +98,10 @@ class Reader:
         self._sql_holders = f"SELECT runner_id, count(*) FROM {s.e} WHERE ended IS NULL GROUP BY runner_id"
         times = [e(f"pt_e.{name}") for name in ("not_before", "claimed_at", "finished_at")]
         self._sql_entries = (
-            f"SELECT {s.e_keys}, (SELECT {self._state} FROM {s.t} WHERE {s.same}), pt_e.runner_id, pt_e.claim_no, pt_e.attempt, pt_e.ended,"
-            f" pt_e.fails, pt_e.lost, pt_e.rescued, {', '.join(times)}, pt_e.seconds, pt_e.worker, pt_e.error_kind, pt_e.error, pt_e.log, pt_e.round"
+            f"SELECT {s.e_keys}, (SELECT {self._state} FROM {s.t} WHERE {s.same}), pt_e.runner_id, pt_e.claim_no,"
+            " pt_e.attempt, pt_e.ended,"
+            f" pt_e.fails, pt_e.lost, pt_e.rescued, {', '.join(times)}, pt_e.seconds, pt_e.worker, pt_e.error_kind,"
+            " pt_e.error, pt_e.log, pt_e.round"
             f" FROM {s.e} AS pt_e"
         )
 
@@ -164,7 +167,10 @@ class Reader:
         """Entries of rows that are FAILED now, or stuck, the newest first."""
         s = self._s
         values: list[Any] = []
-        where = f"pt_e.ended IN ('failed', 'stuck') AND EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND ({s.is_word[Status.FAILED]} OR {s.is_word[Status.DOING]}))"
+        where = (
+            f"pt_e.ended IN ('failed', 'stuck') AND EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND"
+            f" ({s.is_word[Status.FAILED]} OR {s.is_word[Status.DOING]}))"
+        )
         if kind is not None:
             where, values = f"{where} AND pt_e.error_kind = {s.mark}", [*values, kind]
         if run is not None:

@@ -43,7 +43,9 @@ def _failed_keys(c: Connection, s: Statements, failed: bool, kind: str | None, r
 
 def _requeue_some(c: Connection, s: Statements, keys: Sequence[Key]) -> int:
     finished = f"({s.is_word[Status.DONE]} OR {s.is_word[Status.FAILED]})"
-    stuck = f"({s.is_word[Status.DOING]} AND EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended = 'stuck'))"
+    stuck = (
+        f"({s.is_word[Status.DOING]} AND EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended = 'stuck'))"
+    )
     pending = f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.row_is} AND ({finished} OR {stuck})"
     due_now = f"UPDATE {s.e} SET not_before = NULL WHERE {s.entry_is} AND not_before IS NOT NULL"
     # In the order of the keys, as every other writer does it, so that two of them never wait for each other crosswise.
@@ -79,7 +81,10 @@ def release_foreign(session: Session, s: Statements) -> int:
 
     def work(c: Connection) -> int:
         open_entry = f"EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended IS NULL)"
-        sql = f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.is_word[Status.DOING]} AND NOT {open_entry}{s.scope}"
+        sql = (
+            f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.is_word[Status.DOING]} AND NOT"
+            f" {open_entry}{s.scope}"
+        )
         return c.run(sql)
 
     return session.transact(work)

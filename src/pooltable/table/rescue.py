@@ -1,9 +1,9 @@
 """Takes back the rows of dead runners.
 
-Dead is a runner whose row is gone or stopped, whose lease ran out by the database's clock, or whose process is gone from
-this very host. Age and names are no evidence. Two cautions keep the living safe after an outage, a suspended machine or a
-clock that was set: a runner that itself missed beats waits a full lease before it believes that others' leases ran out,
-and on the same host a living process must have missed its beats under our eyes.
+Dead is a runner whose row is gone or stopped, whose lease ran out by the database's clock, or whose process is gone
+from this very host. Age and names are no evidence. Two cautions keep the living safe after an outage, a suspended
+machine or a clock that was set: a runner that itself missed beats waits a full lease before it believes that others'
+leases ran out, and on the same host a living process must have missed its beats under our eyes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AT_ONCE = 500  # rows in one transaction
 
 
 class Rescue(NamedTuple):
-    """Rows of dead runners that were taken back, of which runners, and in how many seconds the next lease may run out."""
+    """Rows that were taken back, of which dead runners, and in how many seconds the next lease may run out."""
 
     pending: int
     failed: int
@@ -68,7 +68,8 @@ class Rescuer:
         s = statements
         epoch, now = s.dialect.epoch, s.dialect.now
         self._sql_runners = (
-            f"SELECT id, host, boot_id, pid_namespace, pid, pid_started, {epoch('expires_at')} - {epoch(now)}, {epoch('expires_at')}"
+            f"SELECT id, host, boot_id, pid_namespace, pid, pid_started, {epoch('expires_at')} - {epoch(now)},"
+            f" {epoch('expires_at')}"
             f" FROM {s.names.runners} WHERE job = {s.mark} AND stopped_at IS NULL"
         )
         self._sql_holders = f"SELECT runner_id, count(*) FROM {s.e} WHERE ended IS NULL GROUP BY runner_id"
@@ -154,7 +155,8 @@ class Rescuer:
         s = self._s
 
         def work(c: Connection) -> tuple[list[Fate], bool] | None:
-            # Under the lock on its row, where there are locks: a beat that came first is seen, one that comes now waits.
+            # Under the lock on its row, where there are locks: a beat that came first is seen, one that comes now
+            # waits.
             opening = s.opening(c, runner)
             if by_lease and opening.left is not None and opening.left > 0:
                 return None

@@ -131,14 +131,15 @@ def create_tables(mapping: Mapping, job: str, dialect: Dialect, key_types: Seque
 
 
 def _inner_indexes(names: Names, dialect: Dialect) -> list[tuple[str, str]]:
-    """The indexes over the entries, where they are made with their table because they cannot be made "if not exists"."""
+    """The indexes that are made with the table of entries, where they cannot be made "if not exists"."""
     if dialect.partial_indexes:
         return []
     return [(names.open_index, "ended, runner_id, claim_no"), (names.due_index, "not_before")]
 
 
 def create_indexes(mapping: Mapping, job: str, dialect: Dialect) -> list[str]:
-    """The indexes over the entries: the open ones of a runner, those under back-off by when they are due, the failed ones by time."""
+    """The indexes over the entries: the open ones of a runner, those under back-off by when they are due, the failed
+    ones by time."""
     names = names_for(mapping, job, dialect)
     if not dialect.partial_indexes:
         return []
@@ -147,11 +148,15 @@ def create_indexes(mapping: Mapping, job: str, dialect: Dialect) -> list[str]:
         (names.due_index, "not_before", "not_before IS NOT NULL"),
         (names.failed_index, "finished_at", "ended IN ('failed', 'stuck')"),
     ]
-    return [dialect.create_index(name, mapping.schema, names.entries, columns, condition) for name, columns, condition in wanted]
+    return [
+        dialect.create_index(name, mapping.schema, names.entries, columns, condition)
+        for name, columns, condition in wanted
+    ]
 
 
 def claim_index(mapping: Mapping, job: str, dialect: Dialect) -> str:
-    """The statement that makes the index which a claim needs over the user's table: its order, over the pending rows only."""
+    """The statement that makes the index which a claim needs over the user's table: its order, over the pending rows
+    only."""
     names = names_for(mapping, job, dialect)
     order = mapping.order
     columns = order.columns or mapping.key

@@ -56,7 +56,8 @@ class Opening(NamedTuple):
 class Statements:
     """What the lease asks of the database, inside a transaction. Subclasses are the databases."""
 
-    # One transaction for finishes, beat and claim: where a commit is what costs, and writers wait for each other anyway.
+    # One transaction for finishes, beat and claim: where a commit is what costs, and writers wait for each other
+    # anyway.
     together = False
     rows_of_values = ""  # what stands before a list of rows in brackets
 
@@ -115,7 +116,8 @@ class Statements:
         return f"{sql} IS NULL" if word is None else f"{sql} = {self.dialect.literal(word)}"
 
     def _behind(self) -> tuple[str, tuple[int, ...]]:
-        """The condition that a row comes after a position in the order, and which of the position's values it takes, in turn."""
+        """The condition that a row comes after a position in the order, and which of the position's values it takes, in
+        turn."""
         order = self.mapping.order
         columns = order.columns or ()
         if not columns:
@@ -144,8 +146,8 @@ class Statements:
         turned = ", ".join(
             f"{c.sql}{'' if down else ' DESC'}" for c, down in zip(order.columns, order.descending, strict=True)
         )
-        # Among all rows where the key is the order, because its index is there in any case; else among the pending ones,
-        # because the index that claims need holds only those.
+        # Among all rows where the key is the order, because its index is there in any case; else among the pending
+        # ones, because the index that claims need holds only those.
         plain = [c.name for c in order.columns] == [c.name for c in self.mapping.key]
         condition = "" if plain else f" WHERE {self.is_word[Status.PENDING]}"
         if plain and self.has_key:
@@ -203,7 +205,8 @@ class Statements:
         raise NotImplementedError
 
     def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:
-        """Writes rows and entries together, where both still belong to the claim; the claim numbers written, None for all."""
+        """Writes rows and entries together, where both still belong to the claim; the claim numbers written, None for
+        all."""
         raise NotImplementedError
 
     # ---- what all do alike

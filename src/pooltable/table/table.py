@@ -19,6 +19,7 @@ from pooltable.rows import Row
 from pooltable.table import schema
 from pooltable.table.adding import insert_rows
 from pooltable.table.database import Connection, Database, Result, Session
+from pooltable.table.finding import Finding
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look, Looker
 from pooltable.table.mapping import Mapping, Request, reflect
@@ -26,6 +27,7 @@ from pooltable.table.reading import Counts, Entry, Reader
 from pooltable.table.requeue import release_dead, release_foreign, requeue
 from pooltable.table.statements import Statements
 from pooltable.table.states import Words
+from pooltable.table.upkeep import findings, prune
 from pooltable.table.values import Converter
 
 _WORDS = Words()
@@ -35,14 +37,14 @@ class TaskTable:
     """A table whose rows are tasks.
 
     `database` is a SQLAlchemy URL or Engine; `table` a name, a SQLAlchemy Table or a mapped class. `status` names the
-    column that holds one of the four `words`; `write` and `result` the columns that take what a task returns. `where` and
-    `order_by`, SQL or SQLAlchemy expressions, say which rows are meant and which come first.
+    column that holds one of the four `words`; `write` and `result` the columns that take what a task returns. `where`
+    and `order_by`, SQL or SQLAlchemy expressions, say which rows are meant and which come first.
 
         videos = TaskTable("sqlite:///videos.db", "video", write=("caption",))
         videos.counts().pending
 
-    With both `write` and `result`, the parts of a returned mapping that are named in `write` go to their columns, and what
-    is left over goes to `result`.
+    With both `write` and `result`, the parts of a returned mapping that are named in `write` go to their columns, and
+    what is left over goes to `result`.
     """
 
     def __init__(
@@ -70,7 +72,10 @@ class TaskTable:
         self._entries = False  # whether the side tables are known to be there
 
     def __repr__(self) -> str:
-        return f"<TaskTable {self._request.table if isinstance(self._request.table, str) else self.name!r} in {self._database.name}>"
+        return (
+            f"<TaskTable {self._request.table if isinstance(self._request.table, str) else self.name!r} in"
+            f" {self._database.name}>"
+        )
 
     # ---- getting ready
 
@@ -143,7 +148,8 @@ class TaskTable:
             except DatabaseError as error:
                 if type(error) is DatabaseError and not self._there(session):
                     raise DatabaseError(
-                        f"{error}; pooltable cannot make its side tables: let somebody who may run what `pooltable init --print` shows"
+                        f"{error}; pooltable cannot make its side tables: let somebody who may run what `pooltable init"
+                        " --print` shows"
                     ) from error
                 raise
         session.transact(self._enter_job)
@@ -176,7 +182,8 @@ class TaskTable:
         for (name, wanted), there in zip(facts.items(), found or (), strict=True):
             if there != wanted:
                 raise MappingError(
-                    f"the job {s.job!r} is known here with {name} {there!r}, and this is {wanted!r}; use the same mapping, or name another job: job=..."
+                    f"the job {s.job!r} is known here with {name} {there!r}, and this is {wanted!r}; use the same"
+                    " mapping, or name another job: job=..."
                 )
 
     @property
@@ -250,7 +257,7 @@ class TaskTable:
         return self._reading(lambda c: self._read.counts(c, self._entries))
 
     def failures(self, limit: int = 100, kind: str | None = None, run: str | None = None) -> list[Entry]:
-        """Entries of rows that are FAILED, the newest first; of one kind of error, or of one run (the start of its id)."""
+        """Entries of FAILED rows, the newest first; of one kind of error, or of one run (the start of its id)."""
         self.prepare(create=False)
         return self._reading(lambda c: self._read.failures(c, limit, kind, run)) if self._entries else []
 
@@ -288,7 +295,8 @@ class TaskTable:
             session.close()
 
     def _key(self, key: Any) -> Key:
-        """A key as the driver takes it: a tuple, or the bare value where the key is one column; text is read as the column's type."""
+        """A key as the driver takes it: a tuple, or the bare value where the key is one column; text is read as the
+        column's type."""
         columns = self.mapping.key
         parts = tuple(key) if isinstance(key, (tuple, list)) else (key,)
         if len(parts) != len(columns):
@@ -318,8 +326,8 @@ class TaskTable:
     ) -> int:
         """Makes finished rows PENDING again, with a fresh budget; how many.
 
-        Those of `keys` that are DONE, FAILED or stuck (one under back-off becomes due now); or, of the FAILED ones, all with
-        `failed`, those of one `kind` of error, those that the run `run` (the start of its id) finished.
+        Those of `keys` that are DONE, FAILED or stuck (one under back-off becomes due now); or, of the FAILED ones, all
+        with `failed`, those of one `kind` of error, those that the run `run` (the start of its id) finished.
         """
         wanted = None if keys is None else [self._key(key) for key in keys]
         statements = self._known
@@ -344,7 +352,7 @@ class TaskTable:
         self._writing(lambda c: c.run(sql, (s.job,)))
 
     def release(self, *, foreign: bool = False) -> int:
-        """Gives back, at no cost, the rows that dead runners hold; with `foreign` also DOING rows that no runner holds."""
+        """Gives back, at no cost, rows that dead runners hold; with `foreign` also DOING rows that no runner holds."""
         statements = self._known
         self.prepare()
         session = self._database.session()
@@ -355,7 +363,8 @@ class TaskTable:
             session.close()
 
     def init_sql(self) -> str:
-        """The SQL that makes the side tables, for somebody to run where pooltable may not, and the index that claims need."""
+        """The SQL that makes the side tables, for somebody to run where pooltable may not, and the index that claims
+        need."""
         s = self._known
         statements = [*self._reading(self._ddl), schema.claim_index(s.mapping, s.job, s.dialect)]
         return "".join(f"{s.dialect.plain(statement)};\n" for statement in statements)
@@ -373,12 +382,28 @@ class TaskTable:
         self._reading(make)
         return s.dialect.plain(sql)
 
+    def prune(self, older_than: float = 30 * 86400.0) -> int:
+        """Removes finished entries older than so many seconds, and those of rows that are gone; how many. Rows stay as
+        they are."""
+        statements = self._known
+        self.prepare()
+        session = self._database.session()
+        try:
+            return prune(session, statements, older_than)
+        finally:
+            session.close()
+
+    def findings(self) -> list[Finding]:
+        """What would slow or endanger a run, with remedies: a missing index, long transactions, a journal mode."""
+        self.prepare(create=False)
+        return self._reading(lambda c: findings(c, self._known, self._database, self._entries))
+
     # ---- running
 
     def open_lease(
         self, *, seconds: float = 30.0, name: str | None = None, processes: int = 1, poll: float = 2.0
     ) -> Lease:
-        """A lease of so many seconds, under which a runner claims rows. Waiting rows are looked at anew every `poll`."""
+        """A lease of so many seconds, under which rows are claimed. Waiting rows are looked at anew every `poll`."""
         self.prepare()
         return Lease(
             self._database, self._known, self._converter(), seconds=seconds, poll=poll, name=name, processes=processes

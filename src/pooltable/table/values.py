@@ -1,7 +1,8 @@
 """What a task returned, as values that its row's columns can hold.
 
-SQLite keeps 'abc' in an INTEGER column and a NumPy number as bytes, without a word, and MySQL may cut what is too long: so
-types are checked here, for every database alike. What cannot be held raises CannotStore, which names column and remedy.
+SQLite keeps 'abc' in an INTEGER column and a NumPy number as bytes, without a word, and MySQL may cut what is too long:
+so types are checked here, for every database alike. What cannot be held raises CannotStore, which names column and
+remedy.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Converter:
             name, column = next(iter(self._write.items()))
             return (name,), (self.one(column, value),)
         raise CannotStore(
-            f"the task returned {_described(value)}; with several columns to write it must return a mapping of {', '.join(self._write)}"
+            f"the task returned {_described(value)}; with several columns to write it must return a mapping of"
+            f" {', '.join(self._write)}"
         )
 
     def _from_mapping(self, value: MappingOf[Any, Any]) -> Stored:
@@ -62,7 +64,8 @@ class Converter:
         if rest and self._result is None:
             name = next(iter(rest))
             raise CannotStore(
-                f"the task returned a value for column {name!r}, which is not among those to write ({', '.join(self._write)}); declare it with write=..."
+                f"the task returned a value for column {name!r}, which is not among those to write"
+                f" ({', '.join(self._write)}); declare it with write=..."
             )
         if rest and self._result is not None:
             found[self._result.name] = self.one(self._result, self._as_result(rest))
@@ -84,12 +87,18 @@ class Converter:
             except ValueError:
                 raise MappingError(f"key column {column.name!r} is a whole number, not {value!r}") from None
         if isinstance(value, str):
-            for kind, parse in ((sqltypes.Uuid, UUID), (sqltypes.DateTime, datetime.fromisoformat), (sqltypes.Date, date.fromisoformat)):
+            for kind, parse in (
+                (sqltypes.Uuid, UUID),
+                (sqltypes.DateTime, datetime.fromisoformat),
+                (sqltypes.Date, date.fromisoformat),
+            ):
                 if isinstance(column.type, kind):
                     try:
                         value = parse(value)
                     except ValueError:
-                        raise MappingError(f"key column {column.name!r} is {column.type}, and {value!r} is none") from None
+                        raise MappingError(
+                            f"key column {column.name!r} is {column.type}, and {value!r} is none"
+                        ) from None
         if column.bind is not None and not isinstance(value, str):
             return column.bind(value)
         return self._for_driver(value)
@@ -102,12 +111,14 @@ class Converter:
                 raise CannotStore(f"column {column.name!r} may not be NULL, and the task returned None for it")
             return None
         checked = _check_for(column.type)(column, value)
-        if isinstance(checked, float) and not math.isfinite(checked):
-            if not (self._nan if math.isnan(checked) else self._infinity):
-                raise CannotStore(f"column {column.name!r} cannot hold {checked} here; return None for what is not known")
+        if isinstance(checked, float) and not (math.isfinite(checked) or self._holds(checked)):
+            raise CannotStore(f"column {column.name!r} cannot hold {checked} here; return None for what is not known")
         if column.bind is not None and checked is value:
             return column.bind(value)
         return self._for_driver(checked)
+
+    def _holds(self, value: float) -> bool:
+        return self._nan if math.isnan(value) else self._infinity
 
     def _for_driver(self, value: Any) -> Any:
         if self._dates_as_text:
@@ -121,7 +132,8 @@ class Converter:
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar, a 0-d array or tensor as the Python value it stands for; an Enum member of text or number as that."""
+    """A NumPy scalar, a 0-d array or tensor as the Python value it stands for; an Enum member of text or number as
+    that."""
     item = getattr(value, "item", None)
     if callable(item) and getattr(value, "shape", ()) == ():
         return item()
@@ -154,13 +166,15 @@ def _json_default(value: Any) -> Any:
 def _checked_text(name: str, text: str) -> str:
     if "\0" in text:
         raise CannotStore(
-            f"column {name!r}: the text holds a NUL character, which databases refuse; remove it, or use a column for bytes"
+            f"column {name!r}: the text holds a NUL character, which databases refuse; remove it, or use a column for"
+            " bytes"
         )
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise CannotStore(
-            f"column {name!r}: the text is not valid Unicode ({error.reason} at {error.start}); decode with errors='replace'"
+            f"column {name!r}: the text is not valid Unicode ({error.reason} at {error.start}); decode with"
+            " errors='replace'"
         ) from error
     return text
 
@@ -306,7 +320,8 @@ def _check_for(kind: Any) -> Callable[[Column, object], object]:
 
 
 def cleaned(text: str, limit: int = 16384) -> str:
-    """The text as every database takes it: NULs and lone surrogates written out, the middle left out where it is too long."""
+    """The text as every database takes it: NULs and lone surrogates written out, the middle left out where it is too
+    long."""
     text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
     if len(text) <= limit:
         return text

@@ -1,0 +1,200 @@
+"""The databases of the measurements: SQLite, the tests' servers with every commit synced, the peers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from benchmarks import _peers
+from pooltable import TaskTable
+from pooltable.table.sqlite import create_file
+from tests.on_servers.sturdy import SturdyMariaDB, SturdyPostgreSQL
+from tests.servers import Missing, Server, running
+
+PEER_SCRIPT = Path(_peers.__file__)
+PATIENCE = 150.0  # seconds, for one measurement
+
+
+class SyncedPostgreSQL(SturdyPostgreSQL):
+    """As it is installed: every commit is synced."""
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--fsync=on", "--shared_buffers=128MB"]
+
+
+class SyncedMariaDB(SturdyMariaDB):
+    def command(self) -> list[str]:
+        return [*super().command(), "--innodb-flush-log-at-trx-commit=1"]
+
+
+SERVERS: dict[str, type[Server]] = {"PostgreSQL": SyncedPostgreSQL, "MariaDB": SyncedMariaDB}
+
+
+@dataclass
+class Site:
+    """A database: its name, its URL, and a folder for files beside it."""
+
+    name: str
+    url: str
+    folder: Path
+    server: Server | None = None
+
+    def fill(self, rows: int, kind: str) -> TaskTable:
+        """The table `video` with so many PENDING rows of one kind, and the index that claims need."""
+        if self.server is None:
+            return self._fill_file(rows, kind)
+        self.server.make_empty()
+        engine = sa.create_engine(self.url, poolclass=NullPool)
+        numbers = f"generate_series(1, {rows})" if self.name == "PostgreSQL" else f"seq_1_to_{max(rows, 1)}"
+        number = "generate_series" if self.name == "PostgreSQL" else "seq"
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE TABLE video (id integer PRIMARY KEY, content varchar(50), status varchar(20) NOT NULL)"
+            )
+            if rows:
+                connection.exec_driver_sql(f"INSERT INTO video SELECT {number}, '{kind}', 'PENDING' FROM {numbers}")
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE video" if self.name == "PostgreSQL" else "ANALYZE TABLE video")
+        engine.dispose()
+        return self._prepared()
+
+    def _fill_file(self, rows: int, kind: str) -> TaskTable:
+        for path in self.folder.glob("tasks.db*"):
+            path.unlink()
+        create_file(str(self.folder / "tasks.db"))
+        with contextlib.closing(sqlite3.connect(self.folder / "tasks.db")) as db, db:
+            db.execute("CREATE TABLE video (id INTEGER PRIMARY KEY, content TEXT, status TEXT NOT NULL)")
+            db.executemany("INSERT INTO video VALUES (?, ?, 'PENDING')", ((key, kind) for key in range(1, rows + 1)))
+        return self._prepared()
+
+    def _prepared(self) -> TaskTable:
+        table = TaskTable(self.url, "video")
+        table.prepare()
+        table.create_index()
+        return table
+
+    def insert(self, key: int, kind: str) -> None:
+        with self.connection() as run:
+            run(f"INSERT INTO video (id, content, status) VALUES ({key}, '{kind}', 'PENDING')")
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Callable[[str], Any]]:
+        """A function that runs a statement and commits it."""
+        if self.server is None:
+            with contextlib.closing(sqlite3.connect(self.folder / "tasks.db", timeout=30, isolation_level=None)) as db:
+                yield lambda sql: db.execute(sql).fetchall()
+            return
+        engine = sa.create_engine(self.url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+
+            def run(sql: str) -> Any:
+                result = connection.exec_driver_sql(sql)
+                return result.fetchall() if result.returns_rows else None
+
+            yield run
+        engine.dispose()
+
+    def done(self) -> int:
+        with self.connection() as run:
+            return int(run("SELECT count(*) FROM video WHERE status = 'DONE'")[0][0])
+
+    def version(self) -> str:
+        with self.connection() as run:
+            return (
+                str(run("SELECT sqlite_version()" if self.server is None else "SELECT version()")[0][0])
+                .split(" on ")[0]
+                .removeprefix("PostgreSQL ")
+            )
+
+    @property
+    def peer_url(self) -> str:
+        assert self.server is not None
+        return f"postgresql://test@/postgres?host={self.server.folder}"
+
+
+@contextlib.contextmanager
+def sites(folder: Path) -> Iterator[dict[str, Site]]:
+    """SQLite, and each server that can be had."""
+    with contextlib.ExitStack() as stack:
+        found = {"SQLite": Site("SQLite", f"sqlite:///{folder / 'tasks.db'}", folder)}
+        for name, kind in SERVERS.items():
+            try:
+                server = stack.enter_context(running(kind))
+            except Missing as missing:
+                print(f"{name} is left out: {missing}", file=sys.stderr)
+                continue
+            found[name] = Site(name, server.url, folder, server)
+        yield found
+
+
+class Peer:
+    """Another queue, in its own programs."""
+
+    def __init__(self, name: str, python: str, site: Site) -> None:
+        self.name, self.python, self.site = name, python, site
+        self.url = site.peer_url if site.server else str(site.folder / f"{name}.db")
+
+    def _command(self, role: str, *rest: str) -> list[str]:
+        return [self.python, str(PEER_SCRIPT), self.name, role, self.url, *rest]
+
+    def fill(self, count: int, kind: str) -> None:
+        if self.site.server is not None:
+            self.site.server.make_empty()
+        else:
+            for path in self.site.folder.glob(f"{self.name}.db*"):
+                path.unlink()
+        subprocess.run(self._command("fill", str(count), kind), check=True, timeout=PATIENCE)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Its workers, while the block runs."""
+        log = (self.site.folder / "peer.log").open("ab")
+        programs = [
+            subprocess.Popen(self._command("work"), stdout=log, stderr=log, start_new_session=True)
+            for _ in range(_peers.PEERS[self.name].programs)
+        ]
+        try:
+            yield
+        finally:
+            for one in programs:
+                # With its own children: they are all in its session.
+                os.killpg(one.pid, signal.SIGKILL)
+                one.wait(10)
+            log.close()
+
+    def rate(self, rows: int, kind: str) -> float:
+        """From the start of the first job to the first look at which all of them were done."""
+        self.fill(rows, kind)
+        notes = Path(os.environ["BENCH_NOTES"])
+        notes.unlink(missing_ok=True)
+        counter = subprocess.Popen(self._command("done"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert counter.stdin is not None
+        assert counter.stdout is not None
+        deadline = time.monotonic() + PATIENCE
+        try:
+            with self.working():
+                while True:
+                    print(file=counter.stdin, flush=True)
+                    count = int(counter.stdout.readline())
+                    now = time.time()
+                    if count >= rows or time.monotonic() > deadline:
+                        break
+                    time.sleep(0.05)
+        finally:
+            counter.kill()
+            counter.wait()
+        if count < rows:
+            print(f"{self.name}: {count} of {rows} after {PATIENCE:g} s", file=sys.stderr)
+        return count / (now - min(float(line) for line in notes.read_text().split()))

@@ -1,0 +1,114 @@
+"""What databases.py runs in programs of its own: pooltable over the rows, and the loop written by hand."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from benchmarks import _peers
+
+# ---- the task, the same for all
+
+
+def work(row: Any) -> None:
+    kind = row[1]
+    if kind == "hold":
+        from pooltable import current
+
+        attempt = current().attempt
+        _peers.note(f"{time.time():.6f} {os.getpid()} {attempt}")
+        if attempt == 1:
+            time.sleep(600)
+    else:
+        _peers.work(kind)
+
+
+# ---- pooltable
+
+
+def ours(url: str, rows: int) -> dict[str, float]:
+    """Seconds from the first claim to the last finish, and the most memory that the runner took."""
+    from pooltable import Event, TaskTable, run
+    from pooltable.events import RowsClaimed, RowsFinished
+
+    claimed: list[float] = []
+    finished = [0.0]
+
+    def note(event: Event) -> None:
+        if isinstance(event, RowsClaimed) and not claimed:
+            claimed.append(time.perf_counter() - event.seconds)
+        elif isinstance(event, RowsFinished):
+            finished[0] = time.perf_counter()
+
+    summary = run(work, TaskTable(url, "video"), processes=2, listeners=(note,))
+    if summary.exit_code or summary.done != rows:
+        raise SystemExit(f"the run ended with {summary}")
+    return {"working": finished[0] - claimed[0], "peak_mb": peak_megabytes()}
+
+
+def serve(url: str) -> dict[str, float]:
+    from pooltable import TaskTable, run
+
+    return {"done": float(run(work, TaskTable(url, "video"), processes=2, forever=True).done)}
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process had, since it was started."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+# ---- the loop written by hand: it reads the waiting rows, every process marks its own, over a connection that it keeps
+
+_url = ""
+_kept: Any = None
+
+
+def remember(url: str) -> None:
+    global _url
+    _url = url
+
+
+def connect(url: str) -> Any:
+    engine = sa.create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+    connection: Any = engine.raw_connection().driver_connection
+    if url.startswith("mysql"):
+        # Else the loop would read the same snapshot for ever.
+        connection.cursor().execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    return connection
+
+
+def mission(row: tuple[int, str]) -> None:
+    global _kept
+    if _kept is None:
+        _kept = connect(_url)
+    mark = "?" if _url.startswith("sqlite") else "%s"
+    cursor = _kept.cursor()
+    cursor.execute(f"UPDATE video SET status = 'DOING' WHERE id = {mark}", (row[0],))
+    _kept.commit()
+    work(row)
+    cursor.execute(f"UPDATE video SET status = 'DONE' WHERE id = {mark}", (row[0],))
+    _kept.commit()
+
+
+def by_hand(url: str, rows: int) -> dict[str, float]:
+    with multiprocessing.Pool(2, remember, (url,)) as pool:
+        db = connect(url)
+        cursor = db.cursor()
+        began = time.perf_counter()
+        while True:
+            cursor.execute("SELECT id, content FROM video WHERE status = 'PENDING'")
+            found = cursor.fetchall()
+            db.commit()
+            if not found:
+                break
+            for result in [pool.apply_async(mission, (row,)) for row in found]:
+                result.get()
+        seconds = time.perf_counter() - began
+        db.close()
+    return {"working": seconds}

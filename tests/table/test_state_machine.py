@@ -1,0 +1,263 @@
+"""The verbs in every order, against a model in plain Python; the same on every database."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from pooltable import Retry
+from pooltable.table.states import Again, Claim, Done, Finish, GiveUp, PutOff, Released, Verdict
+from tests.table.invariants import check_finished_once, check_invariants
+from tests.table.places import Place, Watched, sqlite_place
+
+RESCUED = 3
+VERDICTS: list[Verdict] = [
+    Done("text"),
+    GiveUp("E", "e", "", "fails"),
+    Again(3600.0, "E", "e", "", "fails"),
+    Again(0.0, "E", "e", "", "lost"),
+    PutOff(3600.0, "busy"),
+    Released(),
+]
+
+
+@dataclass
+class Entry:
+    """What the model remembers of a row."""
+
+    holder: int
+    claim_no: int
+    attempt: int = 1
+    fails: int = 0
+    lost: int = 0
+    rescued: int = 0
+    ended: str | None = None
+    waits: bool = False
+
+
+class Model(RuleBasedStateMachine):
+    """Three runners and a meddling user at one table."""
+
+    place: Place
+
+    @initialize(count=st.integers(0, 6))
+    def begin(self, count: int) -> None:
+        self.place.reset()
+        self.table = self.place.video(count, write=("caption",))
+        self.rows: dict[int, Any] = dict.fromkeys(range(1, count + 1), "PENDING")
+        self.entries: dict[int, Entry] = {}
+        self.runners: dict[int, Watched] = {i: self.place.lease(self.table, poll=0.0) for i in range(3)}
+        self.held: list[tuple[int, Claim]] = []
+        self.paused = False
+        self.next_runner = 3
+
+    def claimable(self) -> list[int]:
+        due, waiting = [], []
+        for key, word in self.rows.items():
+            if word == "PENDING":
+                entry = self.entries.get(key)
+                if entry is None or not entry.waits:
+                    waiting.append(key)
+        return due + sorted(waiting)
+
+    @rule(runner=st.integers(0, 2), room=st.integers(1, 4), data=st.data())
+    def claim(self, runner: int, room: int, data: st.DataObject) -> None:
+        number = sorted(self.runners)[runner]
+        claims = self.runners[number].claim(room)
+        expected = [] if self.paused else self.claimable()
+        assert {claim.key[0] for claim in claims} <= set(expected)
+        assert len(claims) == min(room, len(expected))
+        for claim in claims:
+            key = claim.key[0]
+            old = self.entries.get(key)
+            fresh = old is None or old.ended in ("done", "failed", "stuck")
+            entry = Entry(number, claim.claim_no, attempt=(old.attempt if old else 0) + 1)
+            if old is not None and not fresh:
+                entry.fails, entry.lost, entry.rescued = old.fails, old.lost, old.rescued
+            assert claim[2:6] == (entry.attempt, entry.fails, entry.lost, entry.rescued)
+            self.rows[key] = "DOING"
+            self.entries[key] = entry
+            self.held.append((number, claim))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), verdict=st.sampled_from(VERDICTS))
+    def finish(self, data: st.DataObject, verdict: Verdict) -> None:
+        runner = data.draw(st.sampled_from(sorted({number for number, _ in self.held})))
+        held = [pair for pair in self.held if pair[0] == runner]
+        chosen = data.draw(st.lists(st.sampled_from(held), min_size=1, unique=True))
+        fates = self.runners[runner].finish(Finish(claim, verdict) for _, claim in chosen)
+        for (_, claim), fate in zip(chosen, fates, strict=True):
+            assert (fate.end or fate.why) == self.finished(runner, claim, verdict)
+        self.held = [pair for pair in self.held if pair not in chosen]
+
+    def finished(self, runner: int, claim: Claim, verdict: Verdict) -> str:
+        key = claim.key[0]
+        entry, word = self.entries.get(key), self.rows.get(key, "missing")
+        if entry is None:
+            return "vanished" if word == "missing" else "fenced"
+        if (entry.holder, entry.claim_no) != (runner, claim.claim_no) or entry.ended is not None:
+            if word == "missing" and (entry.holder, entry.claim_no) == (runner, claim.claim_no):
+                self.entries.pop(key)
+                return "vanished"
+            return "fenced"
+        if word == "missing":
+            self.entries.pop(key)
+            return "vanished"
+        if word in ("DONE", "FAILED"):
+            entry.ended = word.lower()
+            return "marked"
+        if word != "DOING":
+            entry.ended = "released"
+            return "overwritten"
+        match verdict:
+            case Done():
+                entry.ended, self.rows[key] = "done", "DONE"
+            case GiveUp():
+                entry.ended, self.rows[key] = "failed", "FAILED"
+                entry.fails += 1
+            case Again(pause=pause, counts=counts):
+                entry.ended, self.rows[key], entry.waits = "retry", "PENDING", pause > 0
+                entry.fails += counts == "fails"
+                entry.lost += counts == "lost"
+            case PutOff():
+                entry.ended, self.rows[key], entry.waits = "later", "PENDING", True
+            case Released():
+                entry.ended, self.rows[key] = "released", "PENDING"
+        assert entry.ended is not None
+        return entry.ended
+
+    @rule()
+    def time_passes(self) -> None:
+        self.place.due_now()
+        for entry in self.entries.values():
+            entry.waits = False
+
+    @rule(victim=st.integers(0, 2))
+    def a_runner_dies_and_is_rescued(self, victim: int) -> None:
+        number = sorted(self.runners)[victim]
+        dead = self.runners.pop(number)
+        self.place.process_gone(dead)
+        rescuer = next(iter(self.runners.values()))
+        rescue = rescuer.rescue(Retry(rescued=RESCUED))
+        pending = failed = 0
+        for key, entry in list(self.entries.items()):
+            if entry.holder != number or entry.ended is not None:
+                continue
+            word = self.rows.get(key, "missing")
+            if word == "missing":
+                del self.entries[key]
+            elif word in ("DONE", "FAILED"):
+                entry.ended = word.lower()
+            elif word != "DOING":
+                entry.ended = "released"
+            else:
+                entry.rescued += 1
+                if entry.rescued >= RESCUED:
+                    entry.ended, self.rows[key], failed = "failed", "FAILED", failed + 1
+                else:
+                    entry.ended, self.rows[key], pending = "lost", "PENDING", pending + 1
+        assert (rescue.pending, rescue.failed) == (pending, failed)
+        # The dead one may be merely thought dead: what it still hands in is checked like any other end.
+        self.runners[self.next_runner] = self.place.lease(self.table, poll=0.0)
+        self.next_runner += 1
+        self.held = [pair for pair in self.held if pair[0] != number]
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data(), word=st.sampled_from(["PENDING", "DONE", "FAILED", "ODD", None]))
+    def the_user_writes_a_word(self, data: st.DataObject, word: str | None) -> None:
+        key = data.draw(st.sampled_from(sorted(self.rows)))
+        self.place.sql("UPDATE video SET status = :word WHERE id = :id", word=word, id=key)
+        self.rows[key] = word
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data())
+    def the_user_deletes_a_row(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.rows)))
+        self.place.sql("DELETE FROM video WHERE id = :id", id=key)
+        del self.rows[key]
+
+    @rule(key=st.integers(1, 8))
+    def the_user_adds_a_row(self, key: int) -> None:
+        if key not in self.rows:
+            self.table.add([{"id": key}])
+            self.rows[key] = "PENDING"
+
+    @rule(data=st.data())
+    def the_user_requeues(self, data: st.DataObject) -> None:
+        keys = data.draw(st.lists(st.integers(1, 8), unique=True))
+        count = 0
+        for key in keys:
+            if self.rows.get(key) in ("DONE", "FAILED"):
+                self.rows[key] = "PENDING"
+                count += 1
+            if key in self.entries:
+                self.entries[key].waits = False
+        assert self.table.requeue(keys) == count
+
+    @rule()
+    def the_user_pauses_or_resumes(self) -> None:
+        (self.table.resume if self.paused else self.table.pause)()
+        self.paused = not self.paused
+
+    @rule()
+    def another_look_finds_nothing_more_to_rescue(self) -> None:
+        assert next(iter(self.runners.values())).rescue(Retry(rescued=RESCUED))[:3] == (0, 0, ())
+
+    @invariant()
+    def rows_stand_as_the_model_says(self) -> None:
+        assert self.place.statuses() == self.rows
+
+    @invariant()
+    def the_tables_are_sound(self) -> None:
+        check_invariants(self.table)
+        check_finished_once(self.place.fates)
+
+
+def machine(place: Place) -> type[Model]:
+    return type("ModelHere", (Model,), {"place": place})
+
+
+def run(place: Place, examples: int, steps: int) -> None:
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(machine(place), settings=chosen)
+    place.reset()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def test_the_verbs_in_every_order_on_sqlite(folder):
+    place = sqlite_place(folder)
+    try:
+        run(place, 40, 25)
+    finally:
+        place.close()
+
+
+@pytest.mark.timeout(180)
+def test_the_verbs_in_every_order_on_servers(served):
+    run(served, 5, 20)
