@@ -149,7 +149,7 @@ def test_init_asks_for_what_it_cannot_see(folder: Any, terminal: Any) -> None:
 def test_a_question_that_is_not_answered_ends_without_a_traceback(folder: Any, terminal: Any) -> None:
     asked = terminal("init")
     asked.wait_for(r"Database.*: $")
-    # An interrupt between the prompt and the read of the answer is only noticed after the read, so press again, as one does.
+    # An interrupt between the prompt and the read of the answer is noticed after the read: press again, as one does.
     while asked.process.poll() is None:
         os.kill(asked.process.pid, signal.SIGINT)
         heard = time.monotonic() + 2

@@ -7,17 +7,19 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pooltable import Pool
+from pooltable import Pool, WorkerLost
 from pooltable.cores import usable_cores
 from pooltable.pool.worker import ask_to_be_recycled, identity
 from tests.pool import helpers
@@ -196,8 +198,6 @@ def test_a_worker_that_has_grown_is_replaced_between_calls(pool: MakePool) -> No
 
 
 def test_a_worker_over_its_hard_limit_is_killed_during_the_call(pool: MakePool) -> None:
-    from pooltable import WorkerLost
-
     p = pool(1, memory=(1 << 30, 300 << 20))
     with pytest.raises(WorkerLost, match="over its limit of 300 MiB"):
         p.apply(grow_and_wait, (400 << 20,))
@@ -210,7 +210,7 @@ def test_a_worker_over_its_hard_limit_is_killed_during_the_call(pool: MakePool) 
 def test_a_map_raises_the_error_of_the_first_item_that_has_one_and_runs_the_others(pool: MakePool) -> None:
     p = pool(2)
     for chunksize in (None, 1, 3):
-        with pytest.raises(ValueError, match="^1$"):
+        with pytest.raises(ValueError, match=r"^1$"):
             p.map(odd_fails, range(10), chunksize)
 
 
@@ -495,3 +495,87 @@ def test_many_threads_may_submit_at_once(pool: MakePool) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_stats_say_what_the_pool_has_done_and_is_at(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(2)
+    assert p.map(double, range(10), 1) == [2 * number for number in range(10)]
+    with pytest.raises(WorkerLost):
+        p.apply(helpers.exit_with, (1,))
+    running = [p.apply_async(helpers.touch_and_sleep, (str(tmp_path / f"pid{n}"), 0.5)) for n in range(2)]
+    for n in range(2):
+        started(tmp_path / f"pid{n}")
+    waiting = [p.apply_async(double, (1,)) for _ in range(3)]
+    stats = p.stats()
+    assert (stats.calls, stats.open, stats.waiting) == (16, 5, 3)
+    assert (stats.workers, stats.ready, stats.started, stats.lost) == (2, 2, 3, 1)
+    for result in (*running, *waiting):
+        result.get(10)
+    assert p.stats().open == 0
+
+
+# ---- a thread that waits for its result takes it itself
+
+
+def test_a_result_is_taken_by_the_thread_that_waits_and_by_others(pool: MakePool) -> None:
+    p = pool(2)
+    result = p.apply_async(nap, (0.3, "value"))
+    got: list[Any] = []
+    threads = [threading.Thread(target=lambda: got.append(result.get(10))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert p.apply(double, (3,)) == 6
+    for thread in threads:
+        thread.join()
+    assert got == ["value"] * 4
+
+
+def test_a_thread_that_waits_is_told_when_the_pool_is_terminated_or_the_worker_killed(
+    pool: MakePool, tmp_path: Path
+) -> None:
+    p = pool(1)
+    result = p.apply_async(helpers.touch_and_sleep, (str(tmp_path / "one"),))
+    threading.Thread(target=lambda: os.kill(started(tmp_path / "one"), signal.SIGKILL)).start()
+    with pytest.raises(WorkerLost):
+        result.get(10)
+    result = p.apply_async(helpers.touch_and_sleep, (str(tmp_path / "two"),))
+    threading.Thread(target=lambda: (started(tmp_path / "two"), p.terminate())).start()
+    with pytest.raises(CancelledError):
+        result.get(10)
+
+
+def test_an_interrupted_wait_leaves_the_pool_as_it_was(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(1)
+    result = p.apply_async(helpers.touch_and_sleep, (str(tmp_path / "pid"), 0.5))
+    pid = started(tmp_path / "pid")
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        result.get(10)
+    with suppress(KeyboardInterrupt):
+        time.sleep(0.1)
+    assert result.get(10) is None
+    assert p.apply(pid_of) == pid
+
+
+def test_a_result_that_is_interrupted_while_it_is_taken_is_not_waited_for_in_vain(
+    pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = pool(1)
+    p.apply(double, (1,))
+    floor = p._engine._floor
+    read = floor._read
+
+    def interrupted(worker: Any) -> bool:
+        if threading.current_thread() is threading.main_thread():
+            worker.channel.receive()
+            raise KeyboardInterrupt
+        return read(worker)
+
+    monkeypatch.setattr(floor, "_read", interrupted)
+    result = p.apply_async(nap, (0.2, 1))
+    with pytest.raises(KeyboardInterrupt):
+        result.get(10)
+    monkeypatch.undo()
+    with pytest.raises(WorkerLost, match="interrupted while it took the result"):
+        result.get(10)
+    assert p.apply(double, (2,)) == 4

@@ -18,10 +18,11 @@ from pooltable.errors import RemoteError
 from pooltable.outcomes import Outcome, Raised, Returned
 
 # How a call ended, as it travels: the pickled value; the error as `worker.describe` puts it; an error made in this
-# process.
+# process; the pickled value in a memory file.
 RETURNED = 0
 RAISED = 1
 GIVEN = 2
+LARGE = 3
 
 
 # What a worker says of a call: its number, how it ended, the seconds it took, and the pickled value or the error.
@@ -84,6 +85,11 @@ def load(record: Record, executor: bool = False) -> tuple[bool, Any]:
             return True, pickle.loads(payload)
         except (Exception, SystemExit, GeneratorExit) as error:
             return False, _cannot_load(error)
+    if kind == LARGE:
+        try:
+            return True, payload.load()
+        except (Exception, SystemExit, GeneratorExit) as error:
+            return False, _cannot_load(error)
     if kind == RAISED:
         return False, rebuild(payload, executor=executor)
     return False, payload
@@ -132,6 +138,26 @@ def _cause(traceback: str, executor: bool) -> BaseException:
 
     cause: BaseException = RemoteTraceback(text)
     return cause
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What an engine has done so far, and what it is at.
+
+    `calls` taken so far, of which `open` have not ended, of which `waiting` were sent to nobody. `workers` there are now,
+    of which `ready` have run their initializer; `started` so far, `lost` to a death that nobody here brought about.
+    `recalled`: calls that were sent ahead and taken back for another worker. `callbacks_failed`: those that raised.
+    """
+
+    calls: int
+    open: int
+    waiting: int
+    workers: int
+    ready: int
+    started: int
+    lost: int
+    recalled: int
+    callbacks_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
+from dataclasses import replace
 from itertools import islice
 from time import monotonic
 from typing import Any
@@ -15,7 +16,7 @@ from pooltable.cores import usable_cores
 from pooltable.errors import WorkerError
 from pooltable.pool.callbacks import Callbacks
 from pooltable.pool.chunks import Mixed, call_each_unpacked
-from pooltable.pool.engine import GIVEN, rebuild
+from pooltable.pool.engine import GIVEN, Stats, rebuild
 from pooltable.pool.futures import PoolFuture
 from pooltable.pool.local import LocalEngine, device_names
 
@@ -123,6 +124,10 @@ class PoolExecutor(Executor):
         else:
             futures = (self._submit(call_each_unpacked, (fn, chunk), {}) for chunk in _in_tuples(rows, chunksize))
         return _results(deque(islice(futures, buffersize)), futures, end, chunksize > 1)
+
+    def stats(self) -> Stats:
+        """What this executor has done so far, and what it is at."""
+        return replace(self._engine.stats(), callbacks_failed=self._callbacks.failures)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; `wait` until those that are open have ended; `cancel_futures` drops the ones that

@@ -27,8 +27,9 @@ from pooltable.errors import TimeLimitExceeded, WorkerStartError
 from pooltable.events import Event
 from pooltable.pool import wire
 from pooltable.pool.alarms import Alarms
-from pooltable.pool.engine import GIVEN, InnerSink, Record
-from pooltable.pool.ledger import LEAVING, READY, Entry, Ledger
+from pooltable.pool.buffers import Parcel, Received
+from pooltable.pool.engine import GIVEN, LARGE, RETURNED, InnerSink, Record
+from pooltable.pool.ledger import LEAVING, READY, Entry, Ledger, Payload
 from pooltable.pool.poller import READ, WRITE, new_poller
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.staff import Staff
@@ -65,6 +66,7 @@ class Floor:
         self.definitions: list[bytes] = []  # functions that calls name by number
         self.alarms = Alarms(self.wake)
         self.staff = Staff(self, birth, grace, listener)
+        self.with_files = False  # whether some call has had arguments in a memory file
         self.closing = self.terminating = False
         self.foreign = False  # this is a forked copy, in a process that the workers are none of
         self._idle_timeout = idle_timeout
@@ -87,7 +89,7 @@ class Floor:
 
     # ---- from any thread
 
-    def accept(self, sink: InnerSink, name: int, payload: bytes, limit: float | None) -> int:
+    def accept(self, sink: InnerSink, name: int, payload: Payload, limit: float | None) -> int:
         """A new call: it goes to an idle worker at once, or waits. Never blocks."""
         with self.lock:
             if self.closing or self.foreign:
@@ -250,12 +252,19 @@ class Floor:
             limit = self.ledger.limits.get(number)
             if limit is not None:
                 self.alarms.set(now + limit, self._over_limit, worker, number, limit)
-        self.post(worker, (fresh, tokened, list(batch.values())))
+        entries = list(batch.values())
+        if self.with_files and (parcels := [entry[2] for entry in entries if isinstance(entry[2], Parcel)]):
+            slim = [(number, name, getattr(payload, "sizes", payload)) for number, name, payload in entries]
+            self.post(worker, (fresh, tokened, slim), parcels)
+        else:
+            self.post(worker, (fresh, tokened, entries))
 
-    def post(self, worker: WorkerProcess, message: Any) -> None:
+    def post(self, worker: WorkerProcess, message: Any, parcels: list[Parcel] | None = None) -> None:
         """Send a message; what the socket does not take goes later."""
+        data = wire.pack(message)
         try:
-            if not worker.channel.send(wire.pack(message)):
+            channel = worker.channel
+            if not (channel.send_with_files(data, parcels) if parcels else channel.send(data)):
                 self._writers.append(worker)
                 self.wake()
         except OSError:
@@ -431,6 +440,8 @@ class Floor:
     def _take(self, worker: WorkerProcess, message: tuple[list[Record], float, bool, int, bool]) -> None:
         """Answers have come."""
         answers, seconds, ended, dropped, leaving = message
+        if worker.channel.files:
+            answers = _with_files(answers, worker.channel.files)
         with self.lock:
             seat = worker.seat
             ledger = self.ledger
@@ -538,6 +549,16 @@ class Floor:
                 worker.cause = f"it used {used >> 20} MiB of memory, over its limit of {self._hard_memory >> 20} MiB"
                 worker.kill_group()
         self.alarms.set(now + _MEMORY_EVERY, self._weigh)
+
+
+def _with_files(answers: list[Record], files: deque[int]) -> list[Record]:
+    """Records that came with memory files: values that only have sizes have one each."""
+    return [
+        (number, LARGE, seconds, Received(files.popleft(), payload))
+        if kind == RETURNED and type(payload) is tuple
+        else (number, kind, seconds, payload)
+        for number, kind, seconds, payload in answers
+    ]
 
 
 def _after_fork() -> None:

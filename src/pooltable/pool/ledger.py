@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, NamedTuple
 
+from pooltable.pool.buffers import Parcel
+
 STARTING = "starting"
 READY = "ready"
 LEAVING = "leaving"
@@ -30,7 +32,8 @@ _BYTES = 49152
 TRIES = 3
 
 # What is sent of a call: its number, the number of its function or -1, its pickled arguments.
-Entry = tuple[int, int, bytes]
+Payload = bytes | Parcel
+Entry = tuple[int, int, Payload]
 
 
 class Seat:
@@ -80,11 +83,12 @@ class Ledger:
         self.failures = 0
         self.closed = False
         self.number = 0
+        self.recalls = 0
         self._largest = 0  # of the pickled arguments that wait
 
     # ---- calls
 
-    def accept(self, sink: Any, name: int, payload: bytes, limit: float | None = None) -> Seat | None:
+    def accept(self, sink: Any, name: int, payload: Payload, limit: float | None = None) -> Seat | None:
         """A new call, whose number is `number` now: the idle worker that it counts as sent to, or None: it waits."""
         self.number = number = self.number + 1
         self.calls[number] = sink
@@ -183,6 +187,7 @@ class Ledger:
         batch = next(batch for batch in reversed(seat.batches) if batch)
         number, entry = batch.popitem()
         seat.recalled += 1
+        self.recalls += 1
         self.waiting.appendleft(entry)
         self._largest = max(self._largest, len(entry[2]))
         if seat.room is not None:

@@ -22,9 +22,10 @@ from pooltable.cores import usable_cores
 from pooltable.errors import UnguardedMain, WorkerStartError
 from pooltable.events import Event
 from pooltable.pool import process
-from pooltable.pool.engine import InnerSink, Sink, Telling, WorkerState
+from pooltable.pool.buffers import LARGE, TooLarge, dumps, in_parcel, keep_small
+from pooltable.pool.engine import InnerSink, Sink, Stats, Telling, WorkerState
 from pooltable.pool.floor import Floor
-from pooltable.pool.ledger import READY, Ledger
+from pooltable.pool.ledger import READY, Ledger, Payload
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -122,12 +123,20 @@ class LocalEngine:
         """`submit` for those who count nanoseconds."""
         # With keyword arguments the function travels along: that is rare, and keeps the usual case short.
         name = None if kwargs or type(function) not in _PLAIN else self._numbers.get(function)
-        if name is not None:
-            payload = _dumps(args, 5)
-        else:
-            name, payload = self._first_of(function, args, kwargs or {})
+        payload: Payload
+        try:
+            if name is not None:
+                payload = _dumps(args, 5, buffer_callback=keep_small)
+            else:
+                name, payload = self._first_of(function, args, kwargs or {})
+        except TooLarge:
+            name, payload = -1, dumps((function, args, kwargs or {}))
         if self._by_value and _concerns_main(payload):
             name, payload = -1, _dumps_by_value((function, args, kwargs or {}))
+        if len(payload) >= LARGE:
+            if type(payload) is bytes:
+                payload = in_parcel(payload)
+            self._floor.with_files = True
         if self._max_pending is not None:
             self._wait_for_room(self._max_pending)
         return self._accept(sink, name, payload, self._time_limit if time_limit is None else time_limit)
@@ -146,8 +155,8 @@ class LocalEngine:
                         number = len(self._floor.definitions)
                         self._floor.definitions.append(definition)
                         self._numbers[function] = number
-                return number, pickle.dumps(args, 5)
-        return -1, pickle.dumps((function, args, kwargs), 5)
+                return number, _dumps(args, 5, buffer_callback=keep_small)
+        return -1, _dumps((function, args, kwargs), 5, buffer_callback=keep_small)
 
     def _wait_for_room(self, most: int) -> None:
         floor = self._floor
@@ -161,7 +170,7 @@ class LocalEngine:
         return self._floor.cancel(call, kill)
 
     def attend(self, call: int, timeout: float | None) -> None:
-        """Wait for the answer to a call in this thread where that is quicker; its sink may have been told afterwards."""
+        """Wait for the answer to a call in this thread where that is quicker; maybe its sink was told afterwards."""
         self._floor.attend(call, timeout)
 
     def cancel_waiting(self) -> None:
@@ -206,6 +215,22 @@ class LocalEngine:
                 call = next((number for number in sent if number in floor.ledger.calls), None)
                 states.append(WorkerState(worker.index, worker.pid, state, call, seat.since))
         return tuple(states)
+
+    def stats(self) -> Stats:
+        """What this engine has done so far, and what it is at."""
+        floor = self._floor
+        with floor.lock:
+            ledger, staff = floor.ledger, floor.staff
+            return Stats(
+                calls=ledger.number,
+                open=len(ledger.calls),
+                waiting=len(floor.waiting()),
+                workers=len(ledger.seats),
+                ready=ledger.ready,
+                started=staff.started,
+                lost=staff.lost,
+                recalled=ledger.recalls,
+            )
 
     def processes(self) -> list[Any]:
         """The multiprocessing.Process objects of the workers there are."""
@@ -289,7 +314,8 @@ def _needs_by_value() -> bool:
     return file is None or not os.path.exists(file)
 
 
-def _concerns_main(pickled: bytes) -> bool:
+def _concerns_main(payload: Payload) -> bool:
+    pickled = payload if isinstance(payload, bytes) else payload.head
     return b"__main__" in pickled or b"__mp_main__" in pickled
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pooltable.cores import usable_cores
 from pooltable.pool.callbacks import Callbacks
 from pooltable.pool.chunks import call_each, call_each_unpacked
+from pooltable.pool.engine import Stats
 from pooltable.pool.local import LocalEngine, device_names
 from pooltable.pool.results import AsyncResult, Callback, MapResult
 from pooltable.pool.streams import IMapIterator, IMapUnorderedIterator, _Stream
@@ -186,6 +188,10 @@ class Pool:
             raise ValueError("Pool not running")
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+
+    def stats(self) -> Stats:
+        """What this pool has done so far, and what it is at."""
+        return replace(self._engine.stats(), callbacks_failed=self._callbacks.failures)
 
     # ---- the end
 

@@ -45,6 +45,7 @@ class Staff:
         self.held: set[WorkerProcess] = set()  # those whose descriptors are open
         self.broken: WorkerStartError | UnguardedMain | None = None
         self.merciless = False  # whether to kill without SIGTERM first
+        self.started = self.lost = 0  # so far
         self.killed_by_memory = OutOfMemoryCounter()
         self.grace = grace
         self._floor = floor
@@ -148,6 +149,7 @@ class Staff:
 
     def _welcome(self, worker: WorkerProcess) -> None:
         """A process was started: from now on it is listened to."""
+        self.started += 1
         worker.born = worker.seat.since = monotonic()
         self._floor.listen_to(worker, self._bury)
         self._tell(WorkerStarting(worker.index, worker.pid))
@@ -188,6 +190,7 @@ class Staff:
             worker.close()
             floor.room.notify_all()
         why: Any = worker.why or ("start failed" if was_starting else "lost")
+        self.lost += why == "lost"
         self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, _detail(worker)))
         floor.tell(told, worker)
         if death.useless and not worker.why:

@@ -17,6 +17,7 @@ from multiprocessing import TimeoutError as MultiprocessingTimeoutError
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from pooltable.pool.buffers import Received
 from pooltable.pool.chunks import Mixed, call_each
 from pooltable.pool.engine import GIVEN, Record, load, rebuild
 
@@ -167,7 +168,7 @@ class _Stream:
 
 def _weight(record: Record) -> int:
     payload = record[3]
-    return len(payload) if type(payload) is bytes else 0
+    return len(payload) if type(payload) in (bytes, Received) else 0
 
 
 class _Item:

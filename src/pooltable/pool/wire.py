@@ -2,6 +2,7 @@
 
     a message       tuples, lists, numbers, bytes and str, as `marshal` writes them: one packet
     a long message  b"L" and its length in one packet, then its bytes in packets of up to 64 KiB
+    memory files    b"F" and their number in one packet, then one packet for each: they belong to the next message
 
 The packets of a SEQPACKET socket arrive whole or not at all, so a worker that dies half-way through a message leaves
 no half message behind; where there is no SEQPACKET a stream carries the same packets, each behind its length. Both
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import marshal
+import os
 import select
 import socket
 import struct
@@ -20,11 +22,14 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
+from pooltable.pool.buffers import Parcel
+
 # A SEQPACKET packet must fit the socket's send buffer (about 208 KiB by default) as a whole, else it is never sent.
 PACKET = 65536
 # So many packets of a long message at a time, where the socket does not block.
 _PATIENCE = 32
 _LONG = ord("L")
+_FILES = ord("F")
 _SIZE = struct.Struct("<cQ")
 _STREAM_SIZE = struct.Struct("<I")
 _VERSION = 2  # of marshal: later ones look for repeated objects, which costs more than it saves here
@@ -59,14 +64,16 @@ class Channel:
     with it; `receive` raises BlockingIOError while there is no whole message. It raises EOFError at the end.
     """
 
-    __slots__ = ("_buffer", "_filled", "_long", "_outbox", "_view", "socket")
+    __slots__ = ("_awaited", "_buffer", "_filled", "_long", "_outbox", "_view", "files", "socket")
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
         # Kept for all messages: a fresh buffer of this size at every call makes the C library map and unmap memory.
         self._buffer = bytearray(PACKET)
         self._view = memoryview(self._buffer)
-        self._outbox: deque[bytes | memoryview] = deque()
+        self._outbox: deque[bytes | memoryview | Parcel] = deque()
+        self._awaited = 0  # memory files that are still to come
+        self.files: deque[int] = deque()  # those that came with the last message
         self._long: memoryview | None = None
         self._filled = 0
 
@@ -81,6 +88,12 @@ class Channel:
             except OSError as error:
                 if not _is_full(error):
                     raise
+        return self._send_later(data)
+
+    def send_with_files(self, data: bytes, parcels: list[Parcel]) -> bool:
+        """Send what `pack` made, after the memory files that it speaks of."""
+        self._outbox.append(_SIZE.pack(b"F", len(parcels)))
+        self._outbox.extend(parcels)
         return self._send_later(data)
 
     def _send_later(self, data: bytes) -> bool:
@@ -100,8 +113,12 @@ class Channel:
             patience -= 1
             if patience < 0:
                 return False
+            first = outbox[0]
             try:
-                self.socket.send(outbox[0])
+                if isinstance(first, Parcel):
+                    socket.send_fds(self.socket, [b"F"], [first.fd])
+                else:
+                    self.socket.send(first)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as error:
@@ -133,15 +150,31 @@ class Channel:
 
     def receive(self) -> Any:
         """The next message."""
-        if self._long is None:
+        while self._long is None:
+            if self._awaited:
+                self._receive_files()
             size = self.socket.recv_into(self._buffer)
             if size == 0:
                 raise EOFError
-            if self._buffer[0] != _LONG:
+            first = self._buffer[0]
+            if first == _LONG:
+                self._long = memoryview(bytearray(_SIZE.unpack(self._view[:size])[1]))
+                self._filled = 0
+            elif first == _FILES:
+                self._awaited = _SIZE.unpack(self._view[:size])[1]
+            else:
                 return marshal.loads(self._view[:size])
-            self._long = memoryview(bytearray(_SIZE.unpack(self._view[:size])[1]))
-            self._filled = 0
         return self._receive_long(self._long)
+
+    def _receive_files(self) -> None:
+        while self._awaited:
+            data, fds, _, _ = socket.recv_fds(self.socket, 1, 1)
+            if not data:
+                raise EOFError
+            if not fds:
+                raise OSError("a memory file was lost on its way: this process has no descriptor left for it")
+            self.files.extend(fds)
+            self._awaited -= 1
 
     def _receive_long(self, data: memoryview) -> Any:
         # A bounded number of packets at a time: the parent has other workers to listen to.
@@ -159,6 +192,8 @@ class Channel:
 
     def close(self) -> None:
         self._outbox.clear()
+        while self.files:
+            os.close(self.files.popleft())
         self.socket.close()
 
 
@@ -182,17 +217,19 @@ class StreamChannel(Channel):
     def flush(self) -> bool:
         outbox = self._outbox
         while outbox:
+            first = outbox[0]
+            assert not isinstance(first, Parcel)  # where there are no packets there are no memory files either
             try:
-                sent = self.socket.send(outbox[0])
+                sent = self.socket.send(first)
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError:
                 outbox.clear()
                 raise
-            if sent == len(outbox[0]):
+            if sent == len(first):
                 outbox.popleft()
             else:
-                outbox[0] = memoryview(outbox[0])[sent:]
+                outbox[0] = memoryview(first)[sent:]
         return True
 
     def receive(self) -> Any:

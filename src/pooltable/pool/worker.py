@@ -19,6 +19,7 @@ import sys
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from pooltable.pool.buffers import LARGE, Parcel, Received, TooLarge, dumps as parcel, in_parcel, keep_small
 from pooltable.pool.slab import Slab, Tokens
 from pooltable.pool.wire import Channel, channel, pack
 
@@ -106,6 +107,8 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
     function: Any = None
     while (message := receive()) is not None:
         definitions, tokened, calls = message
+        if line.files:
+            calls = _with_files(calls, line)
         for definition in definitions:
             functions.append(_Late(definition))
         answers: list[tuple[int, int, float, Any]] = []
@@ -120,24 +123,28 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
             words[0] = number
             try:
                 if name < 0:
-                    function, args, kwargs = loads(payload)
+                    function, args, kwargs = loads(payload) if type(payload) is bytes else payload.load()
                     value = function(*args, **kwargs)
                 else:
-                    args = loads(payload)
+                    args = loads(payload) if type(payload) is bytes else payload.load()
                     function = functions[name]
                     if type(function) is _Late:
                         function = functions[name] = function.load()
                     value = function(*args)
                 kind = RETURNED
                 try:
-                    data: Any = dumps(value, 5)
+                    data: Any = dumps(value, 5, buffer_callback=keep_small)
+                    if len(data) >= LARGE:
+                        data = in_parcel(data)
+                except TooLarge:
+                    data = parcel(value)
                 except Exception as error:
                     kind, data = _unpicklable(error, value, orders)
             except BaseException as error:
                 kind, data = RAISED, describe(error)
                 if isinstance(error, MemoryError):
                     ask_to_be_recycled()
-            function = args = kwargs = value = None
+            function = args = kwargs = value = payload = None
             ended = clock()
             answer = (number, kind, ended - began, data)
             answers.append(answer)
@@ -149,17 +156,37 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
                 break
             if ended - flushed > _FLUSH or weight > _ENOUGH or not note(answer):
                 _check(line, inode)
-                line.send(pack((answers, ended - flushed, False, 0, False)))
+                _answer(line, answers, weight, (ended - flushed, False, 0, False))
                 slab.clear()
                 answers = []
                 weight = 0
                 flushed = ended
         weigh(ended)
         _check(line, inode)
-        line.send(pack((answers, ended - flushed, True, dropped, _recycle)))
+        _answer(line, answers, weight, (ended - flushed, True, dropped, _recycle))
         slab.clear()
         if _recycle:
             return
+
+
+def _with_files(calls: list[Any], line: Channel) -> list[Any]:
+    """The calls of a message that came with memory files: those that only have sizes for arguments have one each."""
+    return [
+        (number, name, Received(line.files.popleft(), payload) if type(payload) is tuple else payload)
+        for number, name, payload in calls
+    ]
+
+
+def _answer(line: Channel, answers: list[Any], weight: int, rest: tuple[float, bool, int, bool]) -> None:
+    if weight >= LARGE:
+        parcels = [answer[3] for answer in answers if type(answer[3]) is Parcel]
+        if parcels:
+            slim = [(*answer[:3], getattr(answer[3], "sizes", answer[3])) for answer in answers]
+            line.send_with_files(pack((slim, *rest)), parcels)
+            for each in parcels:
+                each.close()
+            return
+    line.send(pack((answers, *rest)))
 
 
 def _check(line: Channel, inode: int) -> None:

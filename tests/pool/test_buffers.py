@@ -1,0 +1,176 @@
+"""Large arguments and results travel in memory files; nobody who keeps them notices."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pooltable import WorkerLost
+from pooltable.pool import buffers
+from pooltable.pool.buffers import LARGE, Parcel, Received
+from tests.pool import helpers
+from tests.pool.conftest import MakeExecutor, MakePool
+from tests.pool.helpers import until
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memory files")
+
+
+class Block:
+    """An array as NumPy makes them: its memory is pickled out of band."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory = memory
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return Block, (pickle.PickleBuffer(self.memory),)
+
+    def view(self) -> memoryview:
+        return memoryview(self.memory).cast("B")
+
+
+def make(size: int, value: int) -> Block:
+    return Block(bytearray([value]) * size)
+
+
+def make_several(size: int, count: int) -> list[Block]:
+    return [make(size, number) for number in range(count)]
+
+
+def weigh(*blocks: Block) -> tuple[int, ...]:
+    return tuple(len(block.view()) for block in blocks)
+
+
+def fill(block: Block, value: int) -> Block:
+    """Writes into its argument, which is its own."""
+    view = block.view()
+    view[:] = bytes([value]) * len(view)
+    return block
+
+
+def make_and_die(size: int) -> Block:
+    os._exit(3)
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def open_memory_files() -> int:
+    folder = "/proc/self/fd"
+    return sum("memfd:pooltable" in _target(f"{folder}/{name}") for name in os.listdir(folder))
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("size", [1, LARGE - 1, LARGE, LARGE + 1, 5_000_000])
+def test_blocks_of_every_size_arrive_both_ways(pool: MakePool, size: int) -> None:
+    p = pool(1)
+    block = p.apply(make, (size, 7))
+    assert bytes(block.view()) == b"\7" * size
+    assert p.apply(weigh, (block, make(10, 1), block)) == (size, 10, size)
+    assert p.apply(fill, (block, 9)).view()[size - 1] == 9
+    assert block.view()[0] == 7  # what the worker wrote into was its own
+    assert [len(b.view()) for b in p.apply(make_several, (size, 3))] == [size] * 3
+
+
+def test_a_received_block_may_be_written_to(pool: MakePool) -> None:
+    p = pool(1)
+    one, two = p.apply(make, (1 << 20, 1)), p.apply(make, (1 << 20, 1))
+    one.view()[0] = 5
+    assert (one.view()[0], two.view()[0]) == (5, 1)
+
+
+def test_results_that_are_kept_for_ever_never_change_and_do_not_use_up_the_descriptors(pool: MakePool) -> None:
+    p = pool(2)
+    before = open_memory_files()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(700, limit[1]), limit[1]))
+    try:
+        results = [p.apply_async(make, (LARGE, number % 251)) for number in range(600)]
+        kept = [result.get(60) for result in results]
+        results = [p.apply_async(bytes, (LARGE,)) for _ in range(600)]
+        assert all(len(result.get(60)) == LARGE for result in results)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+    for number, block in enumerate(kept):
+        assert bytes(block.view()[:100]) == bytes([number % 251]) * 100
+    del kept, results, block
+    until(lambda: open_memory_files() == before)
+
+
+def test_arguments_that_wait_do_not_use_up_the_descriptors(pool: MakePool) -> None:
+    p = pool(1)
+    blocker = p.apply_async(helpers.nap, (0.5,))
+    results = [p.apply_async(weigh, (make(LARGE, 1),)) for _ in range(300)]
+    assert open_memory_files() < 200
+    assert all(result.get(60) == (LARGE,) for result in results)
+    blocker.get(10)
+
+
+def test_a_large_argument_goes_to_another_worker_when_the_first_dies(pool: MakePool) -> None:
+    p = pool(1)
+    bad = p.apply_async(helpers.exit_with, (1,))
+    good = [p.apply_async(weigh, (make(2 * LARGE, 1),)) for _ in range(5)]
+    assert [result.get(20) for result in good] == [(2 * LARGE,)] * 5
+    with pytest.raises(WorkerLost):
+        bad.get(10)
+    with pytest.raises(WorkerLost):
+        p.apply(make_and_die, (1,))
+
+
+def test_imap_and_executors_carry_large_things_too(pool: MakePool, executor: MakeExecutor) -> None:
+    p = pool(2)
+    assert [len(block.view()) for block in p.imap(same, (make(LARGE, 1) for _ in range(50)))] == [LARGE] * 50
+    assert [len(block.view()) for block in p.map(same, [make(LARGE, 1) for _ in range(10)])] == [LARGE] * 10
+    assert len(executor(1).submit(same, make(LARGE, 2)).result(20).view()) == LARGE
+
+
+def test_without_room_for_a_memory_file_data_goes_through_the_socket(
+    pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = pool(1)
+    monkeypatch.setattr(buffers, "_MOST_OPEN", 0)
+    block = p.apply(same, (make(3 * LARGE, 4),))
+    assert bytes(block.view()) == b"\4" * 3 * LARGE
+
+
+def test_nothing_is_left_of_what_nobody_fetched(pool: MakePool) -> None:
+    p = pool(1)
+    before = open_memory_files()
+    results = [p.apply_async(make, (LARGE, 1)) for _ in range(20)]
+    for result in results:
+        result.wait(20)
+    assert open_memory_files() > before
+    del results, result
+    until(lambda: open_memory_files() == before)
+
+
+@pytest.fixture
+def parcel() -> Iterator[Parcel]:
+    parcel = buffers.dumps(make_several(LARGE, 2))
+    assert isinstance(parcel, Parcel)
+    yield parcel
+    parcel.close()
+
+
+def test_a_parcel_holds_the_pickle_and_its_buffers(parcel: Parcel) -> None:
+    assert parcel.sizes[1:] == (LARGE, LARGE)
+    assert b"Block" in parcel.head
+    with pytest.raises(PermissionError):
+        os.ftruncate(parcel.fd, 0)
+    received = Received(os.dup(parcel.fd), parcel.sizes)
+    assert [block.view()[LARGE - 1] for block in received.load()] == [0, 1]
+
+
+def test_a_small_value_is_no_parcel() -> None:
+    assert buffers.dumps([1, 2]) == pickle.dumps([1, 2], 5)
