@@ -12,11 +12,12 @@ LOCKED  := $(INSTALL) --no-deps --require-hashes --only-binary :all:
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format docs bench lock clean
+.PHONY: help demo test servers check format docs bench lock clean
 
 help:
 	@echo 'make demo     the demonstration: text found in the frames of a video, on SQLite'
 	@echo 'make test     all tests, on SQLite, PostgreSQL and MariaDB (installed by apt as root on Debian); ARGS="-k pool" selects'
+	@echo 'make servers  long tests: whole runs against servers that are cut, stopped and restarted'
 	@echo 'make check    format, lint, types, and which module may import which'
 	@echo 'make format   rewrite the files the way that "make check" wants them'
 	@echo 'make docs     generate the reference pages and the picture of the states'
@@ -32,6 +33,10 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	.ci/servers
 	$(BIN)/python -m pytest $(ARGS)
+
+servers: $(VENV)/.test
+	.ci/servers
+	$(BIN)/python -m pytest -o addopts='-ra --strict-markers --import-mode=importlib' tests/on_servers $(ARGS)
 
 check: $(VENV)/.check
 	$(BIN)/ruff format --check .

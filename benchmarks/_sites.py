@@ -135,6 +135,7 @@ def sites(folder: Path) -> Iterator[dict[str, Site]]:
             except Missing as missing:
                 print(f"{name} is left out: {missing}", file=sys.stderr)
                 continue
+            server.make_empty()
             found[name] = Site(name, server.url, folder, server)
         yield found
 

@@ -238,7 +238,7 @@ def _rate(role: str, site: Site) -> Callable[[int, str], float]:
     return lambda rows, kind: rate_of(role, site, rows, kind)
 
 
-def rates(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[_report.Table, dict[str, Any]]:
+def rates(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
     all_ = variants(found, asked.peers, asked.rows)
     kinds = ["noop", "cpu1", "cpu10"]
     runs: dict[str, dict[str, list[float]]] = {}
@@ -277,22 +277,27 @@ def rates(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[_report.Ta
         "first job, to the last row done; the start of the processes is left out. Slow ones get fewer rows, since they "
         "would take minutes.",
     )
-    return table, {"rates": runs, "bare": bare}
+    return [table], {"rates": runs, "bare": bare}
 
 
-def claims_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[_report.Table, dict[str, Any]]:
-    got: dict[str, Any] = {}
-    lines = []
-    for site in found.values():
-        for count in (asked.few, asked.waiting):
-            site.fill(count, "noop")
-            one = measured("claim", site)
-            got[f"{site.name} {count}"] = one
-            lines.append([site.name, count, one["median"], one["slowest"]])
-    note = "Writing the ends of a hundred rows and claiming the next hundred, with the index over the waiting rows."
-    return _report.Table(
-        "A claim, by the number of rows that wait", ["", "waiting", "median ms", "slowest ms"], lines, note
-    ), got
+def claims_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
+    got: dict[str, list[dict[str, float]]] = {}
+    for _ in range(asked.repeat):
+        for site in found.values():
+            for count in (asked.few, asked.waiting):
+                site.fill(count, "noop")
+                got.setdefault(f"{site.name}, {count:,} waiting", []).append(measured("claim", site))
+    lines = [
+        [name, *(statistics.median(one[at] for one in all_) for at in ("median", "slowest"))]
+        for name, all_ in got.items()
+    ]
+    note = (
+        "Writing the ends of a hundred rows and claiming the next hundred, fifty times, with the index over the "
+        f"waiting rows. Medians of {asked.repeat} runs that took turns."
+    )
+    return [
+        _report.Table("A claim, by the number of rows that wait", ["", "median ms", "slowest ms"], lines, note)
+    ], got
 
 
 def latencies(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
@@ -326,7 +331,7 @@ def latencies(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_
     return [first, second], got
 
 
-def memory_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[_report.Table, dict[str, Any]]:
+def memory_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
     got: dict[str, Any] = {}
     lines = []
     for site in found.values():
@@ -335,9 +340,11 @@ def memory_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[_re
             one = measured("pooltable", site, rows=count)
             got[f"{site.name} {count}"] = one
             lines.append([site.name, count, one["peak_mb"], round(count / one["working"])])
-    return _report.Table(
-        "The runner's memory, by the number of rows run", ["", "rows", "peak MB", "rows/s"], lines
-    ), got
+    heads = ["", "rows", "peak MB", "rows/s"]
+    return [_report.Table("The runner's memory, by the number of rows run", heads, lines)], got
+
+
+PARTS = {"rates": rates, "claims": claims_table, "latencies": latencies, "memory": memory_table}
 
 
 def main() -> None:
@@ -365,30 +372,18 @@ def main() -> None:
         asked.rows, asked.repeat, asked.few, asked.many, asked.waiting = 1_000, 1, 500, 2_000, 2_000
         asked.pickups, asked.kills = 2, 1
     os.environ["BENCH_PER_MS"] = str(_per_millisecond())
-    tables: list[_report.Table] = []
-    everything: dict[str, Any] = {}
-    parts = asked.parts.split(",")
+    settings = {key: str(value) for key, value in vars(asked).items() if key not in ("one", "peers", "folder", "parts")}
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder, sites(Path(folder)) as found:
         os.environ["BENCH_NOTES"] = str(Path(folder) / "notes")
-        everything["sync_ms"] = sync_milliseconds(Path(folder))
-        if "rates" in parts:
-            table, everything["rates"] = rates(asked, found)
-            tables.append(table)
-        if "claims" in parts:
-            table, everything["claims"] = claims_table(asked, found)
-            tables.append(table)
-        if "latencies" in parts:
-            both, everything["latencies"] = latencies(asked, found)
-            tables += both
-        if "memory" in parts:
-            table, everything["memory"] = memory_table(asked, found)
-            tables.append(table)
-        everything["versions"] = {name: site.version() for name, site in found.items()}
-    about = ", ".join(f"{name} {version}" for name, version in everything["versions"].items())
-    about = f"{about}. A sync of 8 KiB took {everything['sync_ms']:.2f} ms on this disk."
-    tables[0] = _report.Table(tables[0].title, tables[0].heads, tables[0].rows, f"{tables[0].note} {about}")
-    settings = {key: str(value) for key, value in vars(asked).items() if key not in ("one", "peers", "folder")}
-    _report.write("databases", tables, {**settings, "found": everything})
+        versions = ", ".join(f"{name} {site.version()}" for name, site in found.items())
+        for part in asked.parts.split(","):
+            sync, load = sync_milliseconds(Path(folder)), os.getloadavg()[0]
+            tables, got = PARTS[part](asked, found)
+            busy = f"The load of the machine was {load:.1f} before and {os.getloadavg()[0]:.1f} after."
+            about = f"{versions}. A sync of 8 KiB took {sync:.2f} ms on this disk. {busy}"
+            last = tables[-1]
+            tables[-1] = _report.Table(last.title, last.heads, last.rows, f"{last.note} {about}".strip())
+            _report.write(f"databases_{part}", tables, {**settings, "found": got})
 
 
 def _per_millisecond() -> int:

@@ -3,7 +3,7 @@
     python -m benchmarks.pool                          all measures, all pools that are installed
     python -m benchmarks.pool --only one-by-one --rounds 7 --workers 4
 
-Every round runs each measure on each pool in turn, so that whatever else the machine does falls on all of them alike; the
+Every round runs each measure on each pool in turn, so that what else the machine does falls on all of them alike; the
 median of the rounds counts. pooltable.Pool is compared with multiprocessing.Pool, PoolExecutor with
 ProcessPoolExecutor; loky, pebble, mpire, billiard and joblib are measured where they are installed.
 """

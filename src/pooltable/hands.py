@@ -77,16 +77,18 @@ class Hands:
         count = self.room.to_read(self._sent_bytes)
         return self._claimed[: count if self._sent else max(1, count)]
 
-    def send(self, rows: Sequence[Row | None]) -> None:
-        """These are the rows of `to_read`; None for one that is gone."""
+    def send(self, rows: Sequence[Row | Exception | None]) -> None:
+        """These are the rows of `to_read`: None for one that is gone, an error for one that cannot be read."""
         claims, self._claimed = self._claimed[: len(rows)], self._claimed[len(rows) :]
         size = 0
         for claim, row in zip(claims, rows, strict=True):
-            if row is None:
+            if isinstance(row, Row):
+                size += self._send(claim, row)
+            elif row is None:
                 # The finish finds out that it is gone, and says so.
                 self._note(Finish(claim, Released()), None, None)
             else:
-                size += self._send(claim, row)
+                self._cannot_run(claim, row)
         if rows:
             self.room.saw_bytes(len(rows), size)
 
@@ -101,10 +103,6 @@ class Hands:
             self._sent[call] = Sent(claim, row, size)
             self._sent_bytes += size
         return size
-
-    def unreadable(self, error: Exception) -> None:
-        """The one row of `to_read` cannot be read."""
-        self._cannot_run(self._claimed.pop(0), error)
 
     def _cannot_run(self, claim: Claim, error: Exception) -> None:
         outcome = Raised(CannotStore(f"the row cannot be given to the task: {type(error).__name__}: {error}"))

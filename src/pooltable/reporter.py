@@ -75,7 +75,7 @@ class Reporter:
         self._error_callback = error_callback
         self._results_are_kept = results_are_kept
         self._tellers = Aside("pooltable-listeners", lambda error: None)
-        self._callers = Aside("pooltable-callbacks", self._callback_failed)
+        self._callers = Aside("pooltable-callbacks", self._callback_failed, signals=True)
         self._noticed: set[str] = set()
         self.is_paused = False
         self._waiting = False

@@ -315,16 +315,19 @@ class Runner:
 
     def _end(self, error: BaseException | None) -> Summary:
         leaving = self._ladder.step is Step.LEAVE
+        # What is still held here is held in vain by a run that leaves at once, or whose database is gone. Where another
+        # error ended the run, what is running may come to its end.
+        in_vain = leaving or isinstance(error, DatabaseUnavailable)
         unfinished = len(self._hands)
-        until = time.monotonic() + self._pace.grace
-        # What is still held here is held in vain: by a run that leaves at once, or that an error ended.
-        self._crew.end(
-            lambda: not unfinished and self._requests.count < Step.NOW and time.monotonic() < until, in_a_hurry=leaving
-        )
+        if not in_vain:
+            self._hands.recall(kill=False)
+        until = time.monotonic() + (0.0 if in_vain and unfinished else self._pace.grace)
+        self._crew.end(lambda: self._requests.count < Step.NOW and time.monotonic() < until, in_a_hurry=leaving)
+        self._hands.collect()
         if self._files is not None:
             self._files.close()
         left, elsewhere = 0, 0
-        if not leaving and not isinstance(error, DatabaseUnavailable):
+        if not in_vain:
             try:
                 # As everywhere, the one who asks for it a third time is not made to wait for the database.
                 with self._requests.interrupting(Step.LEAVE):

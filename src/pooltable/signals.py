@@ -18,10 +18,20 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def leave_to_main_thread() -> None:
     """Called first in a thread of ours: signals are the main thread's.
 
-    A signal that the kernel gives to another thread is noted, but does not end what the main thread waits for. Not for
-    threads that run the user's code: a process that is started there would inherit that SIGTERM cannot end it.
+    A signal that the kernel gives to another thread is noted, but does not end what the main thread waits for.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+@contextmanager
+def open_to_signals() -> Iterator[None]:
+    """For the user's code in such a thread: a process that it starts inherits what is blocked, and no SIGTERM would end
+    it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 
 
 class StopRequests:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -250,10 +252,14 @@ class Running:
         return "\n".join([self.output.read_text()[-2000:], *told])
 
     def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGCONT)
-            self.process.kill()
+        """Ends it if it still runs, and removes what it could not remove itself."""
+        if not self.alive:
+            return
+        self.process.send_signal(signal.SIGCONT)
+        self.process.kill()
         self.process.wait(10)
+        for folder in Path(tempfile.gettempdir()).glob(f"pooltable-*-{self.process.pid}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0, *, about: Running | None = None) -> Any:

@@ -423,6 +423,7 @@ def helper(x):
 
 print([point.x for point in pool.imap(use, range(3))])
 print(pool.apply(lambda point: point.x, (Point(7),)))
+print(pool.map(lambda number: number * number, range(4)))
 try:
     pool.apply(fail, (1,))
 except Odd as error:
@@ -440,7 +441,7 @@ def test_functions_and_classes_of_an_interactive_main_go_by_value(method: str, h
         command, input=code, capture_output=True, text=True, env=environment(), timeout=30, check=False
     )
     assert ran.stderr == ""
-    assert ran.stdout.splitlines() == ["[5, 15, 25] True", "[5, 105, 205]", "7", "Odd 1"]
+    assert ran.stdout.splitlines() == ["[5, 15, 25] True", "[5, 105, 205]", "7", "[0, 1, 4, 9]", "Odd 1"]
 
 
 def test_forking_with_threads_in_the_parent_works(method: str) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.runner.missions import notes
 from tests.runner.videos import Service, Videos
 
 
 @pytest.fixture
-def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Videos:
-    videos = Videos(tmp_path)
-    monkeypatch.setenv("VIDEOS_NOTE", str(videos.note()))
-    return videos
+def videos(tmp_path: Path, temporary_folder: Path) -> Videos:
+    for old in (notes(), notes().with_name("sick")):
+        old.unlink(missing_ok=True)
+    return Videos(tmp_path)
 
 
 @pytest.fixture

@@ -19,9 +19,15 @@ from pooltable.rows import Row
 loaded: list[str] = []
 
 
+def notes() -> Path:
+    """Where tasks note what they do: one file for all tests, because the fork server, which starts the workers of all
+    tests, keeps the environment of the first."""
+    return Path(os.environ["TMPDIR"]) / "notes"
+
+
 def note(text: object) -> None:
     """One line in the test's notes; whole, since it is one write to a file opened for appending."""
-    descriptor = os.open(os.environ["VIDEOS_NOTE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    descriptor = os.open(notes(), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(descriptor, f"{text}\n".encode())
     os.close(descriptor)
 
@@ -145,7 +151,7 @@ def load_model(name: str = "model") -> None:
 
 
 def use_model(row: Row) -> str:
-    return f"{loaded[0]} on {row.id}"
+    return f"{loaded[-1]} on {row.id}"
 
 
 def broken_initializer() -> None:
@@ -172,7 +178,7 @@ def hang() -> None:
 
 def sick_at_first(row: Row) -> str:
     """The first worker fails every row from its second on, as after an error that ruined its device."""
-    sick = Path(os.environ["VIDEOS_NOTE"]).with_name("sick")
+    sick = notes().with_name("sick")
     if current().worker == 0 and not sick.exists():
         sick.write_text(str(os.getpid()))
     time.sleep(0.005)

@@ -222,8 +222,7 @@ def test_a_runner_that_was_stopped_before_it_ran_claims_nothing(videos):
 
 
 def test_a_paused_job_waits_and_goes_on(videos):
-    videos.add("ok", "later:3600")
-    videos.sql("UPDATE video SET content='ok' WHERE id=3")
+    videos.add("ok", "ok")
     job = table(videos)
     job.prepare()
     job.pause()
@@ -231,7 +230,6 @@ def test_a_paused_job_waits_and_goes_on(videos):
     result = run_aside(Runner(missions.by_content, job, processes=1, poll=0.1, listeners=[seen.append]))
     wait_until(lambda: any(event == events.Paused(True) for event in seen))
     assert videos.statuses() == {"PENDING": 2}
-    videos.sql("UPDATE video SET content='ok' WHERE id=2")
     job.resume()
     assert result().done == 2
 
@@ -305,12 +303,16 @@ def test_a_runner_that_waits_for_a_long_row_leaves_the_processor_alone(videos, s
     assert seconds_of_processor(running.process.pid) < 0.3
     gate.touch()
     wait_until(lambda: videos.statuses() == {"DONE": 1})
+    running.signal(signal.SIGTERM)
+    running.wait()
 
 
 def test_a_service_with_nothing_to_do_leaves_the_processor_alone(videos, service):
     running = service("caption", "processes=1, forever=True, workers=Workers(idle_timeout=0.2), listeners=[print]")
     wait_until(lambda: "why='idle'" in running.text())
     assert seconds_of_processor(running.process.pid) < 0.15
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
 
 
 # ---- callbacks and listeners

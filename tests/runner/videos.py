@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.runner.missions import notes
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,12 +56,9 @@ class Videos:
     def open_entries(self) -> int:
         return int(self.sql("SELECT count(*) FROM pooltable_video WHERE ended IS NULL")[0][0])
 
-    def note(self) -> Path:
-        """A file to which tasks append what they do; its lines are whole, whoever writes."""
-        return self.folder / "notes"
-
     def notes(self) -> list[str]:
-        return self.note().read_text().splitlines() if self.note().exists() else []
+        """What tasks have noted; its lines are whole, whoever writes."""
+        return notes().read_text().splitlines() if notes().exists() else []
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
@@ -78,7 +77,7 @@ class Service:
         self.videos = videos
         script = (
             "import sys\n"
-            "from pooltable import Pace, Retry, TaskTable, run\n"
+            "from pooltable import Pace, Retry, TaskTable, Workers, run\n"
             "from tests.runner import missions as m\n"
             "if __name__ == '__main__':\n"
             f"    table = TaskTable({videos.url!r}, 'video', write=('caption',))\n"
@@ -90,7 +89,7 @@ class Service:
         self.script.write_text(script)
         self.out = open(videos.folder / "service.out", "ab")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, str(self.script)],
+            [sys.executable, "-u", str(self.script)],
             stdout=self.out,
             stderr=self.out,
             start_new_session=True,

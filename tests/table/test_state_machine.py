@@ -260,4 +260,4 @@ def test_the_verbs_in_every_order_on_sqlite(folder):
 
 @pytest.mark.timeout(180)
 def test_the_verbs_in_every_order_on_servers(served):
-    run(served, 5, 20)
+    run(served, 4, 20)

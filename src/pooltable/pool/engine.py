@@ -144,8 +144,8 @@ def _cause(traceback: str, executor: bool) -> BaseException:
 class Stats:
     """What an engine has done so far, and what it is at.
 
-    `calls` taken so far, of which `open` have not ended, of which `waiting` were sent to nobody. `workers` there are now,
-    of which `ready` have run their initializer; `started` so far, `lost` to a death that nobody here brought about.
+    `calls` taken so far, of which `open` have not ended, of which `waiting` were sent to nobody. `workers` there are
+    now, of which `ready` have run their initializer; `started` so far, `lost` to a death not of our doing.
     `recalled`: calls that were sent ahead and taken back for another worker. `callbacks_failed`: those that raised.
     """
 

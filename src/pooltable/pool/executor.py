@@ -6,11 +6,11 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from pooltable.cores import usable_cores
 from pooltable.errors import WorkerError
@@ -19,6 +19,9 @@ from pooltable.pool.chunks import Mixed, call_each_unpacked
 from pooltable.pool.engine import GIVEN, Stats, rebuild
 from pooltable.pool.futures import PoolFuture
 from pooltable.pool.local import LocalEngine, device_names
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class PoolExecutor(Executor):
@@ -78,7 +81,7 @@ class PoolExecutor(Executor):
             self._engine.start_here(min_processes)
         _executors.add(self)
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> PoolFuture:
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """The future of `fn(*args, **kwargs)`."""
         return self._submit(fn, args, kwargs)
 
@@ -101,12 +104,12 @@ class PoolExecutor(Executor):
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[T]:
         """The values of `fn` over the iterables, in order. `buffersize`: submit at most so many calls ahead of the
         consumer."""
         if chunksize < 1:

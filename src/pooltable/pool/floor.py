@@ -470,7 +470,7 @@ class Floor:
                 for number, kind, seconds, payload in answers
             ]
         sinks = [pop(record[0], None) for record in answers]
-        worker.seat.answered += len(answers)
+        self.ledger.note_answers(worker.seat, len(answers))
         if self.ledger.limits:
             for record in answers:
                 self.ledger.limits.pop(record[0], None)

@@ -178,6 +178,12 @@ class Ledger:
         known = self.pace.get(name)
         self.pace[name] = seconds if known is None else known + 0.25 * (min(seconds, 8 * known + 1e-5) - known)
 
+    def note_answers(self, seat: Seat, count: int) -> None:
+        """The worker has answered so many calls: it is of use, and whatever failed before it could be started."""
+        if count:
+            seat.answered += count
+            self.failures = 0
+
     def can_recall(self, seat: Seat) -> bool:
         """Whether anything is left of the batch that was sent to this worker last."""
         return bool(seat.tokened and any(seat.batches))
@@ -215,7 +221,6 @@ class Ledger:
         seat.state = READY
         self.starting -= 1
         self.ready += 1
-        self.failures = 0
 
     def became_idle(self, seat: Seat) -> None:
         """It has no call any more, and there is none for it."""

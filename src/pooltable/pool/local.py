@@ -131,6 +131,11 @@ class LocalEngine:
                 name, payload = self._first_of(function, args, kwargs or {})
         except TooLarge:
             name, payload = -1, dumps((function, args, kwargs or {}))
+        except Exception:
+            # A lambda of a notebook, among the arguments of `map`'s own function: pickle looks for its name in vain.
+            if not self._by_value:
+                raise
+            name, payload = -1, _dumps_by_value((function, args, kwargs or {}))
         if self._by_value and _concerns_main(payload):
             name, payload = -1, _dumps_by_value((function, args, kwargs or {}))
         if len(payload) >= LARGE:

@@ -11,7 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from pooltable.cores import usable_cores
 from pooltable.pool.callbacks import Callbacks
@@ -20,6 +20,8 @@ from pooltable.pool.engine import Stats
 from pooltable.pool.local import LocalEngine, device_names
 from pooltable.pool.results import AsyncResult, Callback, MapResult
 from pooltable.pool.streams import IMapIterator, IMapUnorderedIterator, _Stream
+
+T = TypeVar("T")
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 # A chunk of `map` has at most so many items: what a worker may be busy with when the others have nothing left.
@@ -83,82 +85,82 @@ class Pool:
 
     # ---- one call
 
-    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
+    def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
         """`func(*args, **kwds)`, run in a worker."""
         return self.apply_async(func, args, kwds).get()
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
         callback: Callback = None,
         error_callback: Callback = None,
         *,
         time_limit: float | None = None,
-    ) -> AsyncResult:
+    ) -> AsyncResult[T]:
         """The result of `func(*args, **kwds)`, at once; `time_limit` is for this call alone."""
         if self._state != RUN:
             raise ValueError("Pool not running")
-        result = AsyncResult(self, callback, error_callback)
+        result: AsyncResult[T] = AsyncResult(self, callback, error_callback)
         try:
             result._call = self._engine.send(func, args, kwds, result, time_limit)
         except Exception as error:
             self._submit_failed(result, error)
         return result
 
-    def _submit_failed(self, result: AsyncResult, error: Exception) -> None:
+    def _submit_failed(self, result: AsyncResult[Any], error: Exception) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running") from None
         result._fail(error)
 
     # ---- many calls
 
-    def map(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
+    def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None) -> list[T]:
         """`[func(item) for item in iterable]`, run in the workers."""
-        return self._map_async(func, iterable, chunksize, call_each, None, None).get()  # type: ignore[no-any-return]
+        return self._map_async(func, iterable, chunksize, call_each, None, None).get()
 
     def map_async(
         self,
-        func: Callable[[Any], Any],
+        func: Callable[[Any], T],
         iterable: Iterable[Any],
         chunksize: int | None = None,
         callback: Callback = None,
         error_callback: Callback = None,
-    ) -> MapResult:
+    ) -> MapResult[T]:
         """The result of `map`, at once."""
         return self._map_async(func, iterable, chunksize, call_each, callback, error_callback)
 
     def starmap(
-        self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
-    ) -> list[Any]:
+        self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+    ) -> list[T]:
         """`[func(*item) for item in iterable]`, run in the workers."""
-        return self._map_async(func, iterable, chunksize, call_each_unpacked, None, None).get()  # type: ignore[no-any-return]
+        return self._map_async(func, iterable, chunksize, call_each_unpacked, None, None).get()
 
     def starmap_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
         callback: Callback = None,
         error_callback: Callback = None,
-    ) -> MapResult:
+    ) -> MapResult[T]:
         """The result of `starmap`, at once."""
         return self._map_async(func, iterable, chunksize, call_each_unpacked, callback, error_callback)
 
     def _map_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         iterable: Iterable[Any],
         chunksize: int | None,
         each: Callable[..., Any],
         callback: Callback,
         error_callback: Callback,
-    ) -> MapResult:
+    ) -> MapResult[T]:
         if self._state != RUN:
             raise ValueError("Pool not running")
         items = list(iterable)
-        result = MapResult(self, callback, error_callback)
+        result: MapResult[T] = MapResult(self, callback, error_callback)
         if self._time_limit is not None:
             chunksize = 1  # the limit is for each item
         try:
@@ -171,14 +173,14 @@ class Pool:
         result._all_sent()
         return result
 
-    def imap(self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator:
+    def imap(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
         """The values of `func(item)`, one by one in order, while `iterable` is still being read."""
         self._check(chunksize)
         return IMapIterator(self, func, iterable, chunksize)
 
     def imap_unordered(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int = 1
-    ) -> IMapUnorderedIterator:
+        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+    ) -> IMapUnorderedIterator[T]:
         """The values of `func(item)` as they come, while `iterable` is still being read."""
         self._check(chunksize)
         return IMapUnorderedIterator(self, func, iterable, chunksize)

@@ -335,7 +335,8 @@ class WorkerProcess:
         self.tokens.close()
         self.slab.close()
         if self.process is not None and self.exitcode is not None:
-            self.process.close()
+            # Not process.close(): at the end of the program multiprocessing may be about to join it.
+            self.process._popen.close()
 
     def forget(self) -> None:
         """Close the parent's descriptors in a child that was forked from it: with them it would keep workers alive."""

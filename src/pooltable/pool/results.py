@@ -11,11 +11,10 @@ A result without a callback has no lock of its own until somebody waits for it.
 from __future__ import annotations
 
 import threading
-import types
 from collections.abc import Callable
 from multiprocessing import TimeoutError as MultiprocessingTimeoutError
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pooltable.pool.chunks import Mixed
 from pooltable.pool.engine import GIVEN, Record, load, rebuild
@@ -28,12 +27,13 @@ if TYPE_CHECKING:
 _PATIENCE = 0.25
 
 Callback = Callable[[Any], object] | None
+T = TypeVar("T")
 
 
 _registering = threading.Lock()
 
 
-class AsyncResult:
+class AsyncResult(Generic[T]):
     """The result of one call, as of `Pool.apply_async`."""
 
     # What most results never set is set here once: a result is made for every call.
@@ -126,14 +126,14 @@ class AsyncResult:
             self._wait(rest)
         return self.ready()
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self, timeout: float | None = None) -> T:
         """The value, or the error raised; `multiprocessing.TimeoutError` when it takes longer than `timeout`
         seconds."""
         if not self._ready and not self._wait_for_result(timeout):
             raise MultiprocessingTimeoutError
         returned, value = self._outcome or self._resolved()
         if returned:
-            return value
+            return value  # type: ignore[no-any-return]
         try:
             raise value
         finally:
@@ -166,7 +166,6 @@ class AsyncResult:
         return outcome
 
     _load: Any = staticmethod(load)
-    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 ApplyResult = AsyncResult
@@ -184,7 +183,7 @@ def _load_all(records: list[Record]) -> tuple[bool, Any]:
     return True, values
 
 
-class MapResult(AsyncResult):
+class MapResult(AsyncResult[list[T]]):
     """The results of `Pool.map_async` as one: the list of all values, or the error of the first item that has one."""
 
     _load: Any = staticmethod(_load_all)
@@ -236,7 +235,7 @@ class _Part:
 
     __slots__ = ("_index", "_whole")
 
-    def __init__(self, whole: MapResult, index: int) -> None:
+    def __init__(self, whole: MapResult[Any], index: int) -> None:
         self._whole = whole
         self._index = index
 

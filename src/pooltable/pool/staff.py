@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _DUMP = 0.05
 # A worker that was told to leave may take so many seconds over it.
 _LEAVE = 30.0
+# One that died within so many seconds and never answered a call counts as one that could not be started.
+_SHORT_LIFE = 10.0
 # One that runs nothing that anybody waits for gets so many between SIGTERM and SIGKILL.
 _SHORT_GRACE = 1.0
 
@@ -66,14 +68,18 @@ class Staff:
 
     def hire(self) -> None:
         """Start as many workers as are missing."""
-        if self.broken is None and not self._floor.terminating and monotonic() >= self._hiring_at:
+        if self._may_hire():
             self._order(self._floor.ledger.missing())
+
+    def _may_hire(self) -> bool:
+        return self.broken is None and not self._floor.terminating and monotonic() >= self._hiring_at
 
     def want(self, count: int) -> None:
         """See to it that at least so many workers run or are starting, as far as there may be so many."""
         with self._floor.lock:
             ledger = self._floor.ledger
-            self._order(min(count, ledger.size) - len(ledger.seats))
+            if self._may_hire():
+                self._order(min(count, ledger.size) - len(ledger.seats))
 
     def _order(self, count: int) -> None:
         for _ in range(count):
@@ -193,7 +199,7 @@ class Staff:
         self.lost += why == "lost"
         self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, _detail(worker)))
         floor.tell(told, worker)
-        if death.useless and not worker.why:
+        if death.useless and not worker.why and monotonic() - worker.born < _SHORT_LIFE:
             self._start_failed(None, worker)
         with floor.lock:
             floor.dispatch()

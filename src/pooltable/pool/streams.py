@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import TimeoutError as MultiprocessingTimeoutError
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pooltable.pool.buffers import Received
 from pooltable.pool.chunks import Mixed, call_each
@@ -23,6 +23,8 @@ from pooltable.pool.engine import GIVEN, Record, load, rebuild
 
 if TYPE_CHECKING:
     from pooltable.pool.pool import Pool
+
+T = TypeVar("T")
 
 # How far the feeder runs ahead of the consumer: so many calls, so many bytes of results, but so many per worker in
 # any case.
@@ -196,7 +198,7 @@ def _in_tuples(source: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
         yield tuple(part)
 
 
-class IMapIterator:
+class IMapIterator(Generic[T]):
     """The results of `Pool.imap`, in the order of the arguments. One thread at a time may take from it."""
 
     _ordered = True
@@ -215,21 +217,21 @@ class IMapIterator:
         if hasattr(self, "_stream"):
             self._stream.lift_bound()
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Self:
         return self
 
-    def next(self, timeout: float | None = None) -> Any:
+    def next(self, timeout: float | None = None) -> T:
         """The next value, or the error raised; `multiprocessing.TimeoutError` after `timeout` seconds without one."""
         with self._lock:
             if self._left:
-                return _value(self._left.popleft())
+                return _value(self._left.popleft())  # type: ignore[no-any-return]
             returned, value = load(self._wait_for_record(timeout))
             if not returned:
                 raise value
             if not self._chunked:
-                return value
+                return value  # type: ignore[no-any-return]
             self._left.extend(_items(value))
-            return _value(self._left.popleft())
+            return _value(self._left.popleft())  # type: ignore[no-any-return]
 
     __next__ = next
 
@@ -244,7 +246,7 @@ class IMapIterator:
         return record
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator[T]):
     """The results of `Pool.imap_unordered`, as they come."""
 
     _ordered = False

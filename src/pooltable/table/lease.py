@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pooltable import __version__
-from pooltable.errors import CannotStore, DatabaseError, describe
+from pooltable.errors import CannotStore, DatabaseError, DatabaseReadOnly, DatabaseUnavailable, describe
 from pooltable.events import Key
 from pooltable.rows import Row
 from pooltable.table import identity
@@ -324,10 +324,31 @@ class Lease:
             self._cursor.rewind()
         return rescue
 
-    def read(self, claims: Sequence[Claim]) -> list[Row | None]:
-        """The rows of the claims, in their order, outside any transaction; None for a row that is gone."""
+    def read(self, claims: Sequence[Claim]) -> list[Row | Exception | None]:
+        """The rows of the claims, in their order, outside any transaction.
+
+        None stands for a row that is gone, an error for one with a value that the driver cannot give.
+        """
+        try:
+            return list(self._rows(claims))
+        except (DatabaseUnavailable, DatabaseReadOnly):
+            raise
+        except Exception:
+            # If the statement is at fault, a column that was dropped, this raises; else it is a value of some row.
+            self._session.read(self._reader.try_out)
+        return [self._row_or_error(claim) for claim in claims]
+
+    def _rows(self, claims: Sequence[Claim]) -> list[Row | None]:
         keys = [claim.key for claim in claims]
         return self._session.read(lambda c: self._reader.rows(c, keys))
+
+    def _row_or_error(self, claim: Claim) -> Row | Exception | None:
+        try:
+            return self._rows([claim])[0]
+        except (DatabaseUnavailable, DatabaseReadOnly):
+            raise
+        except Exception as error:
+            return error
 
     def left(self) -> Left:
         """What is left to do, here and elsewhere."""

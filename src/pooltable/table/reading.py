@@ -118,6 +118,10 @@ class Reader:
                 found[row[:width]] = row
         return [self._row(found.get(key) or self._alone(c, key)) for key in keys]
 
+    def try_out(self, c: Connection) -> None:
+        """Reads no row: raises where the statement itself does not work any more."""
+        c.all(f"{self._s.sql_read} WHERE 1 = 0")
+
     def _alone(self, c: Connection, key: Key) -> tuple[Any, ...] | None:
         # Equal for the database is not always equal for Python: another case under a collation that ignores it.
         return c.first(f"{self._s.sql_read} WHERE {self._s.row_is}", key)
