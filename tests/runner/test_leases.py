@@ -39,8 +39,7 @@ def test_a_runner_that_was_stopped_past_its_lease_loses_its_rows_to_another_and_
     wait_until(lambda: len([line for line in videos.notes() if line.startswith("end")]) == 2)
     stopped.signal(signal.SIGCONT)
     wait_until(lambda: "LeaseLapsed" in stopped.text())
-    videos.add("ignored")
-    videos.sql("UPDATE video SET content = ? WHERE id = 2", str(gate))
+    videos.add(gate)
     wait_until(lambda: videos.statuses() == {"DONE": 2})
     stopped.signal(signal.SIGTERM)
     assert stopped.wait() == 0

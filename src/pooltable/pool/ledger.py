@@ -181,8 +181,10 @@ class Ledger:
     def note_answers(self, seat: Seat, count: int) -> None:
         """The worker has answered so many calls: it is of use, and whatever failed before it could be started."""
         if count:
+            if not seat.answered:
+                # Of a worker that came after the failures; one that works all along says nothing about them.
+                self.failures = 0
             seat.answered += count
-            self.failures = 0
 
     def can_recall(self, seat: Seat) -> bool:
         """Whether anything is left of the batch that was sent to this worker last."""
