@@ -6,15 +6,18 @@ are skipped, and said so; with CI=true that is an error instead.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,12 @@ class Server:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self._as_user()
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=partial(_end_with_parent, self.at_once),
+                **self._as_user(),
             )
         deadline = time.monotonic() + STARTS_IN
         while not self.answers():
@@ -68,6 +76,7 @@ class Server:
                     path.unlink()
 
     fast = signal.SIGTERM
+    at_once = signal.SIGKILL
 
     def restart(self, how: signal.Signals | None = None) -> None:
         self.stop(how)
@@ -105,9 +114,16 @@ class Server:
             raise Missing(f"{command[0]} failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
 
 
+def _end_with_parent(how: signal.Signals) -> None:
+    """In the server's process: it ends when the tests are killed, and with them whatever would have ended it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, int(how))  # PR_SET_PDEATHSIG
+
+
 class PostgreSQL(Server):
     kind = "postgresql"
     fast = signal.SIGINT  # SIGTERM waits for the clients to go
+    at_once = signal.SIGQUIT  # its helpers end with it
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -230,7 +246,7 @@ def running(make: Callable[[Path], Server]) -> Iterator[Server]:
         yield server
     finally:
         if server is not None:
-            server.stop(signal.SIGQUIT if server.kind == "postgresql" else signal.SIGKILL)
+            server.stop(server.at_once)
         shutil.rmtree(folder, ignore_errors=True)
 
 
