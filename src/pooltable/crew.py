@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -369,5 +369,8 @@ class SomebodysExecutor:
 
     def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
         # Rows that have not begun must not begin after the run is over and they were given back.
-        while self._futures:
-            self._futures.popitem()[1].cancel()
+        for future in list(self._futures.values()):
+            future.cancel()
+        while self._futures and patient():
+            wait(list(self._futures.values()), LOOK_SECONDS)
+        self._futures.clear()

@@ -84,6 +84,10 @@ class Reporter:
         self._show_at = 0.0
         self._ended_workers: list[tuple[float, int]] = []
 
+    @property
+    def has_listeners(self) -> bool:
+        return bool(self._listeners)
+
     # ---- events
 
     def tell(self, event: Event) -> None:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from time import perf_counter
 from types import FunctionType
 from typing import Any
@@ -83,10 +84,13 @@ def current() -> Current:
     return found
 
 
+_cores = cache(usable_cores)  # to ask costs 0.1 ms
+
+
 @contextmanager
 def _as_current(key: tuple[Any, ...], attempt: int, idempotency_key: str) -> Iterator[None]:
     me = worker.identity()
-    index, threads, device = (0, usable_cores(), None) if me is None else (me.index, me.threads, me.device)
+    index, threads, device = (0, _cores(), None) if me is None else (me.index, me.threads, me.device)
     here = Current(key, attempt, idempotency_key, index, threads, device)
     token = _current.set(here)
     _running.append(here)

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from pooltable import DatabaseError, DatabaseUnavailable, Pace, Retry, Runner, TaskTable, events, run
+from pooltable import DatabaseError, DatabaseUnavailable, Pace, Retry, TaskTable, events, run
+from pooltable.loop import Loop
 from pooltable.table.database import Session
 from pooltable.table.lease import Exchange, Lease
 from tests.runner import missions
@@ -76,7 +77,7 @@ def test_a_claim_whose_answer_was_lost_is_run_even_if_there_is_no_room_when_it_i
     gate = videos.folder / "gate"
     videos.add(gate, gate)
     lost = threading.Event()
-    transact, exchange, free_room = Session.transact, Lease.exchange, Runner._free_room
+    transact, exchange, free_room = Session.transact, Lease.exchange, Loop._free_room
 
     def transacted(self, work, *args):
         result = transact(self, work, *args)
@@ -88,12 +89,12 @@ def test_a_claim_whose_answer_was_lost_is_run_even_if_there_is_no_room_when_it_i
     def exchanged(self, ends, room):
         found = exchange(self, ends, room)
         if lost.is_set():
-            monkeypatch.setattr(Runner, "_free_room", free_room)
+            monkeypatch.setattr(Loop, "_free_room", free_room)
         return found
 
     monkeypatch.setattr(Session, "transact", transacted)
     monkeypatch.setattr(Lease, "exchange", exchanged)
-    monkeypatch.setattr(Runner, "_free_room", lambda self: 0 if lost.is_set() else min(1, free_room(self)))
+    monkeypatch.setattr(Loop, "_free_room", lambda self: 0 if lost.is_set() else min(1, free_room(self)))
     opener = threading.Thread(target=lambda: (lost.wait(20), gate.touch()))
     opener.start()
     summary = run(missions.gated, table(videos), processes=2)

@@ -76,7 +76,7 @@ def test_rows_that_wait_in_an_executor_when_a_run_breaks_off_are_never_run(video
             table(videos),
             executor=executor,
             processes=4,
-            pace=Pace(lease=1.5),  # the next beat finds that the table is gone
+            pace=Pace(lease=1.5, grace=0.2),  # the next beat finds that the table is gone
             listeners=[
                 lambda event: (
                     videos.sql("ALTER TABLE pooltable_video RENAME TO gone")

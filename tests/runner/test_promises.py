@@ -245,7 +245,7 @@ def test_a_halt_lets_nothing_run_that_was_claimed_beside_it(videos):
 
 
 def test_a_service_that_halted_rests_even_when_new_rows_come(videos, monkeypatch):
-    monkeypatch.setattr("pooltable.runner.HALT_SECONDS", 2.0)
+    monkeypatch.setattr("pooltable.loop.HALT_SECONDS", 2.0)
     videos.add(*["raise"] * 5)
     at = {}
 

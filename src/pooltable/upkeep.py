@@ -1,0 +1,65 @@
+"""The upkeep of a run's lease: it is beaten in time, and the rows of runners that let theirs run out are taken back."""
+
+from __future__ import annotations
+
+import time
+
+from pooltable.events import LeaseLapsed, RowsRescued
+from pooltable.hands import Hands
+from pooltable.patience import Patience
+from pooltable.reporter import Reporter
+from pooltable.table.lease import Lease
+from pooltable.table.rescue import Rescue
+from pooltable.table.states import Retry
+
+RESCUE_SECONDS = 0.2  # between two rescues, however many runners die
+
+
+class Upkeep:
+    """Knows when a lease of `seconds` is due for a beat, and when somebody else's may have run out."""
+
+    def __init__(self, lease: Lease, patience: Patience, seconds: float, retry: Retry, reporter: Reporter) -> None:
+        self._lease = lease
+        self._patience = patience
+        self._seconds = seconds
+        self._retry = retry
+        self._reporter = reporter
+        self._beat_at = time.monotonic() + seconds / 3
+        self._rescued_at = self._rescue_at = 0.0
+
+    @property
+    def next(self) -> float:
+        """When something is due next, by the monotonic clock."""
+        return min(self._beat_at, self._rescue_at)
+
+    def beat_if_due(self, hands: Hands) -> None:
+        """Renew the lease. After a lapse the rows that others took meanwhile are let go."""
+        # A database that was away is asked for this first: whether the lease outlived that matters most.
+        if time.monotonic() < self._beat_at and self._patience.retry_at is None:
+            return
+        beat = self._patience.ask(self._lease.beat)
+        if beat is None:
+            return
+        self._beat_at = time.monotonic() + self._seconds / 3
+        if beat.kept is not None:
+            lost = hands.keep(beat.kept)
+            self._reporter.tell(LeaseLapsed(beat.lapsed or 0.0, len(beat.kept), lost))
+
+    def rescue_soon(self, pause: float) -> None:
+        """Somebody may have died: look so many seconds after the last time."""
+        self._rescue_at = min(self._rescue_at, self._rescued_at + max(pause, RESCUE_SECONDS))
+
+    def rescue_if_due(self) -> Rescue | None:
+        """Take back the rows of dead runners; None when that was not due, or the database is away."""
+        now = time.monotonic()
+        if now < self._rescue_at:
+            return None
+        rescue = self._patience.ask(self._lease.rescue, self._retry)
+        if rescue is None:
+            return None
+        expiry = self._seconds if rescue.next_expiry is None else rescue.next_expiry
+        self._rescued_at, self._rescue_at = now, now + min(max(expiry, RESCUE_SECONDS), self._seconds)
+        if rescue.pending or rescue.failed:
+            self._reporter.tally.rescued += rescue.pending + rescue.failed
+            self._reporter.tell(RowsRescued(rescue.pending, rescue.failed, rescue.runners))
+        return rescue
