@@ -201,8 +201,8 @@ class Chaos:
         expected = one.process.pid in self.expected_exits
         if expected and code in (0, 3, KILLED_BY_US):
             return
-        if expected and code == -signal.SIGTERM and one.told("RunStarted") == one.told("RunEnded"):
-            return  # asked before it could listen, or once more when it had ended
+        if expected and code == -signal.SIGTERM and _was_deaf(one):
+            return
         if code == 4 and (expected or not one.events("RunStarted")):
             return  # the server was away when it began, or when it was asked to stop
         self.verdict.wrong.append(f"a runner ended by itself with exit code {code}:\n{one.story()}")
@@ -225,7 +225,7 @@ class Chaos:
             one.signal(signal.SIGTERM)
         for one in self.runners:
             code = one.ends_with(30)
-            if code != 0:
+            if code != 0 and not (code == -signal.SIGTERM and _was_deaf(one)):
                 verdict.wrong.append(f"a runner that was asked to drain ended with {code}:\n{one.story()}")
         try:
             site.check()
@@ -245,6 +245,11 @@ class Chaos:
                 return False
             time.sleep(0.05)
         return True
+
+
+def _was_deaf(one: Running) -> bool:
+    """It was asked to stop before it could listen, or once more when its run had ended: the signal ends it then."""
+    return one.told("RunStarted") == one.told("RunEnded")
 
 
 def _continue(process: psutil.Process) -> None:

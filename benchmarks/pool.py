@@ -165,7 +165,7 @@ POOLS = (
 
 # name: (what it is, calls)
 MEASURES = {
-    "one-by-one": ("submit all calls one by one, then get all results", 50_000),
+    "one-by-one": ("submit all calls one by one, then get all results", 200_000),
     "unordered": ("imap_unordered with chunks of 1", 50_000),
     "ordered": ("imap with chunks of 1", 50_000),
     "map": ("map with the pool's own chunks (executors: of 1,000)", 1_000_000),

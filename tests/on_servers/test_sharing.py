@@ -9,19 +9,17 @@ from contextlib import ExitStack
 import psutil
 import pytest
 
-from pooltable import TaskTable, run
-from tests.on_servers.missions import GATE, NOTES, SECONDS, mission
+from pooltable import TaskTable
 from tests.on_servers.runs import Site, wait_until
 
 pytestmark = pytest.mark.timeout(30)
 
 
-def test_every_row_is_done_with_its_result(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = site.fill(200)
-    for name, value in ((NOTES, site.notes_file), (GATE, site.gate), (SECONDS, 0)):
-        monkeypatch.setenv(name, str(value))
-    summary = run(mission, table, processes=2)
-    assert (summary.done, summary.left, summary.exit_code) == (200, 0, 0)
+def test_every_row_is_done_with_its_result(site: Site) -> None:
+    site.fill(200)
+    running = site.start()
+    assert running.ends_with() == 0
+    assert "done=200, failed=0" in running.events("RunEnded")[0]["summary"]
     assert Counter(site.starts()) == {(key, 1): 1 for key in range(1, 201)}
     site.check()
 

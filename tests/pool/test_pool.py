@@ -576,6 +576,23 @@ def test_a_result_that_is_interrupted_while_it_is_taken_is_not_waited_for_in_vai
     with pytest.raises(KeyboardInterrupt):
         result.get(10)
     monkeypatch.undo()
-    with pytest.raises(WorkerLost, match="interrupted while it took the result"):
+    with pytest.raises(WorkerLost, match="interrupted while it talked to it"):
         result.get(10)
     assert p.apply(double, (2,)) == 4
+
+
+def test_an_interrupted_submission_costs_a_worker_and_not_the_pool(
+    pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = pool(1)
+    pid = p.apply(pid_of)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(p._engine._floor, "post", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        p.apply_async(double, (1,))
+    monkeypatch.undo()
+    assert p.apply(double, (2,)) == 4
+    assert p.apply(pid_of) != pid

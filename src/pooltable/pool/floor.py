@@ -4,7 +4,7 @@
     I/O thread     one wait over all sockets, pidfds and deadlines:
                      an answer    -> ledger -> the worker's next batch -> the call's sink
                      a death      -> staff.py: the call it ran fails, the others go elsewhere, a new worker
-                     a deadline   -> time limits, slow batches, idle workers, another try to start
+                     a deadline   -> watch.py: time limits, slow batches, idle workers
 
 Nothing is shared between workers, so nothing that one of them does can stop another. The I/O thread never unpickles
 what users sent and never runs their code.
@@ -23,7 +23,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from pooltable.errors import TimeLimitExceeded, WorkerStartError
+from pooltable.errors import WorkerStartError
 from pooltable.events import Event
 from pooltable.pool import wire
 from pooltable.pool.alarms import Alarms
@@ -33,13 +33,7 @@ from pooltable.pool.ledger import LEAVING, READY, Entry, Ledger, Payload
 from pooltable.pool.poller import READ, WRITE, new_poller
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.staff import Staff
-from pooltable.pool.worker import anonymous_memory
-
-# A batch is looked at after so many seconds of silence, and again after _SETTLED: what did not change meanwhile is
-# true.
-_SILENT = 0.003
-_SETTLED = 0.002
-_MEMORY_EVERY = 0.5
+from pooltable.pool.watch import Watch
 
 _floors: weakref.WeakSet[Floor] = weakref.WeakSet()
 # Whom to tell, of what; the lock is free by then. None where somebody was told before.
@@ -69,13 +63,9 @@ class Floor:
         self.with_files = False  # whether some call has had arguments in a memory file
         self.closing = self.terminating = False
         self.foreign = False  # this is a forked copy, in a process that the workers are none of
-        self._idle_timeout = idle_timeout
-        self._hard_memory = hard_memory
         self._last_error: BaseException | None = None  # what calls end with that are open when all is terminated
         self._late: deque[tuple[InnerSink, Record, int | None, int | None]] = deque()  # to be told by the I/O thread
         self._writers: deque[WorkerProcess] = deque()  # whose socket was full
-        self._slow: set[WorkerProcess] = set()  # in the middle of a long call, with others behind it
-        self._idle_alarm = False
         self._thread: threading.Thread | None = None
         self._poller = new_poller()
         self._stirred = False  # somebody has asked for attention
@@ -83,8 +73,7 @@ class Floor:
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poller.register(self._wake_read, self._woken, None)
-        if hard_memory is not None:
-            self.alarms.set(monotonic() + _MEMORY_EVERY, self._weigh)
+        self._watch = Watch(self, idle_timeout, hard_memory)
         _floors.add(self)
 
     # ---- from any thread
@@ -98,7 +87,13 @@ class Floor:
             seat = ledger.accept(sink, name, payload, limit)
             number = ledger.number
             if seat is not None:
-                self._send(self.staff.workers[seat.index], seat.batches[0], False)
+                worker = self.staff.workers[seat.index]
+                try:
+                    self._send(worker, seat.batches[0], False)
+                except BaseException:
+                    # Ctrl-C: nobody knows whether it was sent.
+                    self.staff.distrust(worker)
+                    raise
             elif ledger.idle or len(ledger.seats) < ledger.size:
                 self._see_to(number)
             return number
@@ -123,7 +118,7 @@ class Floor:
                 return False
             worker = self.staff.workers[seat.index]
             if worker.slab.started() != number and seat.tokened:
-                self._recall(worker)
+                self.recall(worker)
                 taken_back = not seat.has(number)
                 if taken_back:
                     self.give(number, CancelledError())
@@ -246,12 +241,12 @@ class Floor:
         worker.known += len(fresh)
         if tokened:
             worker.tokens.give(len(batch))
-            self._watch(worker, now)
+            self._watch.batch(worker, now)
         elif self.ledger.limits:
             (number,) = batch
             limit = self.ledger.limits.get(number)
             if limit is not None:
-                self.alarms.set(now + limit, self._over_limit, worker, number, limit)
+                self._watch.limit(worker, number, limit, now)
         entries = list(batch.values())
         if self.with_files and (parcels := [entry[2] for entry in entries if isinstance(entry[2], Parcel)]):
             slim = [(number, name, getattr(payload, "sizes", payload)) for number, name, payload in entries]
@@ -280,7 +275,7 @@ class Floor:
                 return
             self._send(self.staff.workers[seat.index], batch, seat.tokened)
 
-    def _recall(self, worker: WorkerProcess) -> None:
+    def recall(self, worker: WorkerProcess) -> None:
         """Take back whatever this worker has not started."""
         while self.ledger.can_recall(worker.seat) and worker.tokens.take():
             self.ledger.recall(worker.seat)
@@ -296,15 +291,10 @@ class Floor:
             self.staff.dismiss(worker, "recycled")
             return
         ledger.became_idle(seat)
-        if self._slow and not ledger.waiting:
-            for slow in self._slow:
-                self._recall(slow)
-            self._slow.clear()
+        if not ledger.waiting:
+            self._watch.idle(seat)
         if ledger.waiting:
             self.dispatch()
-        elif self._idle_timeout is not None and not self._idle_alarm:
-            self._idle_alarm = True
-            self.alarms.set(seat.since + self._idle_timeout, self._send_home)
 
     # ---- the I/O thread
 
@@ -386,7 +376,7 @@ class Floor:
             while not worker.deaf and self._read(worker):
                 pass
         self._go_deaf(worker)
-        self._slow.discard(worker)
+        self._watch.forget(worker)
         with self.lock:
             return self._settle(worker, worker.slab.read(worker.slab.mark()))
 
@@ -451,9 +441,9 @@ class Floor:
                 ledger.note_pace(seat.batches[0][answers[-1][0]][1], seconds / len(answers))
             if ended:
                 ledger.batch_ended(seat, dropped)
-                self._slow.discard(worker)
+                self._watch.forget(worker)
             else:
-                self._watch(worker, seat.since)
+                self._watch.batch(worker, seat.since)
             if leaving and seat.state != LEAVING:
                 self.staff.dismiss(worker, "recycled")
             elif ended:
@@ -476,6 +466,13 @@ class Floor:
                 self.ledger.limits.pop(record[0], None)
         return sinks, answers
 
+    def take_from_slab(self, worker: WorkerProcess, mark: tuple[int, int, int]) -> None:
+        """Book what a worker has noted and not yet sent; the sinks are told when the lock is free."""
+        for sink, record in zip(*self._settle(worker, worker.slab.read(mark)), strict=True):
+            if sink is not None:
+                self._late.append((sink, record, worker.index, worker.pid))
+        self._stirred = True
+
     def tell(self, told: Told, worker: WorkerProcess) -> None:
         """Tell sinks of the calls that a worker answered; the lock is not held."""
         index, pid = worker.index, worker.pid
@@ -493,62 +490,6 @@ class Floor:
                 sink.heard(record, worker, pid)
             except Exception:
                 sys.excepthook(*sys.exc_info())
-
-    # ---- deadlines; the lock is held
-
-    def _watch(self, worker: WorkerProcess, now: float) -> None:
-        if not worker.watched:
-            worker.watched = True
-            self.alarms.set(now + _SILENT, self._look_at_batch, worker)
-
-    def _look_at_batch(self, now: float, worker: WorkerProcess) -> None:
-        """A worker was sent several calls: if it has been silent for long, one of them is slow, and the others
-        suffer."""
-        seat = worker.seat
-        mark = worker.slab.mark() if seat.batches and seat.state != LEAVING else None
-        if mark is not None and mark != worker.mark:
-            worker.mark = mark
-            self.alarms.set(now + _SETTLED, self._look_at_batch, worker)
-            return
-        worker.watched = False
-        worker.mark = None
-        if mark is None:
-            return
-        for sink, record in zip(*self._settle(worker, worker.slab.read(mark)), strict=True):
-            if sink is not None:
-                self._late.append((sink, record, worker.index, worker.pid))
-        self._stirred = True
-        if self.ledger.ready > 1:
-            self._recall(worker)
-            self.dispatch()
-        else:
-            self._slow.add(worker)
-
-    def _over_limit(self, now: float, worker: WorkerProcess, number: int, limit: float) -> None:
-        if number in self.ledger.calls and worker.seat.has(number):
-            self.staff.doom(worker, number, TimeLimitExceeded(limit))
-
-    def _send_home(self, now: float) -> None:
-        """Workers that have been idle for too long leave."""
-        self._idle_alarm = False
-        timeout = self._idle_timeout
-        if timeout is None:
-            return
-        for seat in self.ledger.over_time(now, timeout):
-            self.staff.dismiss(self.staff.workers[seat.index], "idle")
-        if self.ledger.idle:
-            self._idle_alarm = True
-            oldest = min(seat.since for seat in self.ledger.idle.values())
-            self.alarms.set(max(oldest + timeout, now + timeout / 4), self._send_home)
-
-    def _weigh(self, now: float) -> None:
-        """End workers that are over the hard limit of memory in the middle of a call."""
-        for worker in self.staff.workers.values():
-            used = anonymous_memory(worker.pid) if worker.seat.batches and worker.cause is None else None
-            if used is not None and self._hard_memory is not None and used > self._hard_memory:
-                worker.cause = f"it used {used >> 20} MiB of memory, over its limit of {self._hard_memory >> 20} MiB"
-                worker.kill_group()
-        self.alarms.set(now + _MEMORY_EVERY, self._weigh)
 
 
 def _with_files(answers: list[Record], files: deque[int]) -> list[Record]:

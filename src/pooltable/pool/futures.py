@@ -29,14 +29,15 @@ _OVER = (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED)
 class PoolFuture(Future[Any]):
     """The future of one call of a `PoolExecutor`."""
 
+    # What most futures never set is set here once: a future is made for every call.
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _record: Record | None = None
+    _call = 0
+
     def __init__(self, executor: PoolExecutor) -> None:
-        # Not super().__init__(), which makes everything at once.
-        self._state = PENDING
-        self._result = None
-        self._exception = None
-        self._record: Record | None = None
-        self._call = 0
-        # The executor lives at least as long as a call of it is open.
+        # Not super().__init__(), which makes everything at once. The executor lives as long as a call of it is open.
         self._executor: PoolExecutor | None = executor
 
     def __getattr__(self, name: str) -> Any:

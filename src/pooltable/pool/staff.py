@@ -307,7 +307,7 @@ class Staff:
     def distrust(self, worker: WorkerProcess) -> None:
         """End a worker of which nobody knows what it has said; its death puts the books right."""
         if worker in self.held:
-            worker.cause = "it was ended because the program was interrupted while it took the result"
+            worker.cause = "it was ended because the program was interrupted while it talked to it"
             worker.why = "killed"
             self._floor.ledger.leaves(worker.seat)
             worker.kill_group()

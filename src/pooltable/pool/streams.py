@@ -68,8 +68,11 @@ class _Stream:
         self.pool: Pool | None = pool
         self.ordered = ordered
         self.least = _PER_WORKER * pool._processes
-        self.answers: dict[int, Record] = {}  # by position, where they are wanted in order
-        self.queue: deque[Record] = deque()  # else as they come
+        # Where the results are wanted in order: the calls that were sent and not taken, and the answers there are.
+        self.order: deque[int] = deque()
+        self.answers: dict[int, Record] = {}
+        self.wanted: int | None = None  # the call that the consumer waits for; None: whatever comes
+        self.queue: deque[Record] = deque()  # where they are not
         self.sent = self.received = self.taken = 0
         self.bytes_received = self.bytes_taken = 0
         self.length: int | None = None  # how many there are in all, once the source has ended
@@ -83,11 +86,14 @@ class _Stream:
     def feed(self, function: Callable[[Any], Any], source: Iterable[Any], chunksize: int) -> None:
         pool = self.pool
         assert pool is not None
+        room = 0
         try:
             for item in source if chunksize == 1 else _in_tuples(source, chunksize):
-                if self.sent - self.taken >= self.least:
-                    while not self._may_send():
-                        self.feeder.wait(self._may_send)
+                room -= 1
+                while room < 0:
+                    room = self._room()
+                    if room < 0:
+                        self.feeder.wait(lambda: self._room() >= 0)
                 if not self._submit(pool, function, item, chunksize):
                     break
                 del item
@@ -100,36 +106,49 @@ class _Stream:
             pool._feeder_ended(self)
 
     def _submit(self, pool: Pool, function: Callable[[Any], Any], item: Any, chunksize: int) -> bool:
-        sink = _Item(self, self.sent)
         try:
             if chunksize == 1:
-                pool._engine.send(function, (item,), None, sink)
+                call = pool._engine.send(function, (item,), None, self)
             else:
-                pool._engine.send(call_each, (function, item), None, sink)
+                call = pool._engine.send(call_each, (function, item), None, self)
         except Exception as error:
             if pool._state == "TERMINATE":
                 return False
             self._fail(error)
             return True
-        self.sent += 1
+        self._count(call)
         return True
 
-    def _fail(self, error: BaseException) -> None:
-        self.arrived(self.sent, (0, GIVEN, 0.0, error))
+    def _count(self, call: int) -> None:
+        if self.ordered:
+            self.order.append(call)
         self.sent += 1
+        if self.wanted is None:
+            self.consumer.open()
 
-    def _may_send(self) -> bool:
+    def _fail(self, error: BaseException) -> None:
+        number = -1 - self.sent  # of no call
+        self.heard((number, GIVEN, 0.0, error), None, None)
+        self._count(number)
+
+    def _room(self) -> int:
+        """How many more calls may be sent after the next one before this is to be asked again; -1: not even that."""
         ahead = self.sent - self.taken
-        if self.unbounded or ahead < self.least:
-            return True
+        if self.unbounded:
+            return _STEP
+        if ahead < self.least:
+            return self.least - ahead - 1
         if ahead >= _CALLS:
             self.resume = ahead - _STEP
-            return False
+            return -1
         # Of results that are under way the size is not known, only that of those before.
         received = self.received
-        under_way = (self.sent - received) * (self.bytes_received // received) if received else _BYTES
-        self.resume = ahead - 1
-        return self.bytes_received - self.bytes_taken + under_way < _BYTES
+        mean = self.bytes_received // received if received else _BYTES
+        rest = _BYTES - (self.bytes_received - self.bytes_taken) - (self.sent - received) * mean
+        if rest <= 0:
+            self.resume = ahead - 1
+            return -1
+        return min(_STEP, _CALLS - ahead, rest // (mean + 1))
 
     def lift_bound(self) -> None:
         self.unbounded = True
@@ -137,12 +156,14 @@ class _Stream:
 
     # ---- I/O thread
 
-    def arrived(self, position: int, record: Record) -> None:
-        self.bytes_received += _weight(record)
+    def heard(self, record: Record, worker: int | None, pid: int | None) -> None:
+        payload = record[3]
+        if type(payload) is bytes or type(payload) is Received:
+            self.bytes_received += len(payload)
         self.received += 1
         if self.ordered:
-            self.answers[position] = record
-            if position == self.taken:
+            self.answers[record[0]] = record
+            if self.wanted is None or self.wanted == record[0]:
                 self.consumer.open()
         else:
             self.queue.append(record)
@@ -153,37 +174,29 @@ class _Stream:
     def take(self) -> Record | None:
         """The next answer if it is there."""
         try:
-            record = self.answers.pop(self.taken) if self.ordered else self.queue.popleft()
+            if self.ordered:
+                record = self.answers.pop(self.order[0])
+                self.order.popleft()
+            else:
+                record = self.queue.popleft()
         except (KeyError, IndexError):
             return None
         self.taken += 1
-        self.bytes_taken += _weight(record)
+        payload = record[3]
+        if type(payload) is bytes or type(payload) is Received:
+            self.bytes_taken += len(payload)
         if self.sent - self.taken <= self.resume:
             self.feeder.open()
         return record
 
     def has_news(self) -> bool:
-        if self.length == self.taken:
-            return True
-        return self.taken in self.answers if self.ordered else bool(self.queue)
-
-
-def _weight(record: Record) -> int:
-    payload = record[3]
-    return len(payload) if type(payload) in (bytes, Received) else 0
-
-
-class _Item:
-    """Is told of one call of a stream."""
-
-    __slots__ = ("_position", "_stream")
-
-    def __init__(self, stream: _Stream, position: int) -> None:
-        self._stream = stream
-        self._position = position
-
-    def heard(self, record: Record, worker: int | None, pid: int | None) -> None:
-        self._stream.arrived(self._position, record)
+        """Whether `take` may give something now; notes what is waited for."""
+        if not self.ordered:
+            return bool(self.queue) or self.length == self.taken
+        self.wanted = None
+        if self.order:
+            self.wanted = self.order[0]
+        return self.wanted in self.answers or self.length == self.taken
 
 
 def _in_tuples(source: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
