@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pooltable.crew import Workers as Workers
     from pooltable.errors import (
         CannotStore as CannotStore,
+        CommandFailed as CommandFailed,
         DatabaseError as DatabaseError,
         DatabaseReadOnly as DatabaseReadOnly,
         DatabaseUnavailable as DatabaseUnavailable,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pooltable.pace import Pace as Pace
     from pooltable.pool.executor import PoolExecutor as PoolExecutor
     from pooltable.pool.pool import Pool as Pool
+    from pooltable.pool.statistics import PoolStats as PoolStats, WorkerStats as WorkerStats
     from pooltable.rows import Row as Row
     from pooltable.runner import Runner as Runner, run as run
     from pooltable.table.states import Retry as Retry, Words as Words
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Pool": "pooltable.pool.pool",
     "PoolExecutor": "pooltable.pool.executor",
+    "PoolStats": "pooltable.pool.statistics",
+    "WorkerStats": "pooltable.pool.statistics",
     "TaskTable": "pooltable.table.table",
     "Words": "pooltable.table.states",
     "Retry": "pooltable.table.states",
@@ -57,6 +61,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             "CannotStore",
+            "CommandFailed",
             "DatabaseError",
             "DatabaseReadOnly",
             "DatabaseUnavailable",

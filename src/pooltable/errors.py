@@ -12,6 +12,7 @@
     ├── WorkerError (BrokenProcessPool)
     │   ├── WorkerLost             the worker died while it ran the call
     │   └── WorkerStartError       no worker can be started                                       exit 5
+    ├── CommandFailed              a command ended with another exit status than 0, or by a signal
     ├── TimeLimitExceeded (TimeoutError)   the call was ended at its time limit
     ├── RemoteError                an exception of a worker that cannot be rebuilt here
     └── UnguardedMain (RuntimeError)       a script starts the pool again in every worker         exit 2
@@ -100,7 +101,8 @@ class WorkerLost(WorkerError):
         self.exitcode = exitcode
         self.signal = signal_name(exitcode)
         self.cause = cause
-        how = f"was killed by {self.signal}" if self.signal else f"ended with exit code {exitcode}"
+        ended = "was lost" if exitcode is None else f"ended with exit code {exitcode}"
+        how = f"was killed by {self.signal}" if self.signal else ended
         super().__init__(f"worker {pid} {how} while running {doing}" + (f"; {cause}" if cause else ""))
 
 
@@ -122,6 +124,20 @@ class WorkerStartError(WorkerError):
     def __init__(self, message: str, traceback: str | None = None) -> None:
         self.traceback = traceback
         super().__init__(message + (f"\n\n{traceback.rstrip()}" if traceback else ""))
+
+
+class CommandFailed(PooltableError):
+    """A command ended with another exit status than 0, or was killed by a signal.
+
+    Attributes: `exitcode` as in `subprocess.Popen.returncode` (negative: a signal); `signal`, its name, or None;
+    `kind`, such as "exit status 3" or "killed by SIGSEGV".
+    """
+
+    def __init__(self, exitcode: int, command: str, told: str = "", kind: str = "") -> None:
+        self.exitcode = exitcode
+        self.signal = signal_name(exitcode)
+        self.kind = kind or (f"killed by {self.signal}" if self.signal else f"exit status {exitcode}")
+        super().__init__(f"{self.kind}: {command}" + (f"\n\n{told.rstrip()}" if told.strip() else ""))
 
 
 class TimeLimitExceeded(PooltableError, TimeoutError):
@@ -184,7 +200,7 @@ class Described(NamedTuple):
 
 def describe(error: BaseException) -> Described:
     """The error in words, whatever its own `__str__` does; the remote traceback where there is one."""
-    kind = error.type_name if isinstance(error, RemoteError) else _kind_of(type(error))
+    kind = _kind_of(error)
     try:
         text = error.message if isinstance(error, RemoteError) else str(error)
     except Exception:
@@ -195,7 +211,12 @@ def describe(error: BaseException) -> Described:
     return Described(kind, reason, _detail(error, reason))
 
 
-def _kind_of(kind: type[BaseException]) -> str:
+def _kind_of(error: BaseException) -> str:
+    if isinstance(error, RemoteError):
+        return error.type_name
+    if isinstance(error, CommandFailed):
+        return error.kind
+    kind = type(error)
     own = kind.__module__ in ("builtins", "pooltable.errors", "__main__", "__mp_main__")
     return kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
 

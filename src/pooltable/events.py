@@ -132,7 +132,7 @@ class Noticed(Event):
 
     `what` is one of: "foreign doing rows" (count), "index missing" (name: SQL to make it), "value dropped" (name: key),
     "row marked by the task" (name: key), "row overwritten" (name: key), "file system unsafe" (name), "result unused",
-    "large columns" (count: bytes), "listener failed" (name: error), "callback failed" (name: error).
+    "large columns" (count: bytes), "file replaced", "listener failed" (name: error), "callback failed" (name: error).
     """
 
     what: str
@@ -174,6 +174,43 @@ class WorkersBroken(Event):
     """No worker can be started; `error` is a WorkerStartError."""
 
     error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersCapped(Event):
+    """There is memory for only so many `workers` and not for all `processes`; told once.
+
+    `size` is what the first one had for itself after its initializer, `available` what was left then, both in bytes.
+    """
+
+    workers: int
+    processes: int
+    size: int
+    available: int
+
+    def __str__(self) -> str:
+        return (
+            f"the first worker takes {self.size >> 20} MiB and {self.available >> 20} MiB are left: "
+            f"{self.workers} workers are started and not {self.processes}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TooManyThreads(Event):
+    """A worker runs more `threads` than it owns; told once. `names` says whose they are, and how many each."""
+
+    worker: int
+    pid: int
+    threads: int
+    owned: int
+    names: tuple[tuple[str, int], ...]
+
+    def __str__(self) -> str:
+        whose = ", ".join(f"{name} {count}" for name, count in self.names)
+        return (
+            f"worker {self.worker} runs {self.threads} threads and owns {self.owned} ({whose}): tell the library how "
+            "many to use, such as current().threads"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +294,15 @@ class RowsRescued(Event):
     pending: int
     failed: int
     runners: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndsForgotten(Event):
+    """The database lost ends that this run had written, as after a fail-over: the rows are PENDING again, or FAILED at
+    their limit of rescues."""
+
+    pending: int
+    failed: int
 
 
 # ---- the database

@@ -22,6 +22,7 @@ from pooltable.errors import describe
 from pooltable.events import (
     DatabaseAway,
     DatabaseBack,
+    EndsForgotten,
     Event,
     Halted,
     Key,
@@ -38,12 +39,14 @@ from pooltable.events import (
     RunStarted,
     Stopping,
     Summary,
+    TooManyThreads,
     Waiting,
     WorkerEnded,
     WorkerLogged,
     WorkerPrinted,
     WorkerReady,
     WorkersBroken,
+    WorkersCapped,
     WorkerStarting,
 )
 
@@ -73,6 +76,10 @@ NOTICES: dict[str, tuple[int, str]] = {
     "file system unsafe": (
         WARNING,
         "the database lies on a file system without reliable locks ({name}); put it on a local disk",
+    ),
+    "file replaced": (
+        WARNING,
+        "another file took the place of the database while it was in use; going on with that one",
     ),
     "result unused": (WARNING, "no task returned anything for the columns that were named with --write or --result"),
     "large columns": (
@@ -156,9 +163,13 @@ class Logs:
                 log.log(level, "run %s ended%s: %s", summary.run, reason, summary_text(summary), extra=facts)
             case RunStarted() | RowsClaimed() | Waiting() | Paused() | Stopping() | Halted():
                 _tell_run(event)
-            case WorkerStarting() | WorkerReady() | WorkerEnded() | WorkersBroken():
+            case (
+                WorkerStarting() | WorkerReady() | WorkerEnded() | WorkersBroken() | WorkersCapped() | TooManyThreads()
+            ):
                 _tell_worker(event)
-            case RowNotWritten() | RowsRescued() | DatabaseAway() | DatabaseBack() | LeaseLapsed() | Noticed():
+            case RowNotWritten() | RowsRescued() | EndsForgotten():
+                _tell_trouble(event)
+            case DatabaseAway() | DatabaseBack() | LeaseLapsed() | Noticed():
                 _tell_trouble(event)
 
     def _printed(self, event: WorkerPrinted) -> None:
@@ -287,7 +298,9 @@ def _tell_run(event: RunStarted | RowsClaimed | Waiting | Paused | Stopping | Ha
             _tell(ERROR, "%d rows in a row failed alike (%s); %s", event.count, reason, then)
 
 
-def _tell_worker(event: WorkerStarting | WorkerReady | WorkerEnded | WorkersBroken) -> None:
+def _tell_worker(
+    event: WorkerStarting | WorkerReady | WorkerEnded | WorkersBroken | WorkersCapped | TooManyThreads,
+) -> None:
     match event:
         case WorkerStarting():
             _tell(DEBUG, "worker %d starts (pid %d)", event.worker, event.pid, worker=event.worker)
@@ -301,12 +314,16 @@ def _tell_worker(event: WorkerStarting | WorkerReady | WorkerEnded | WorkersBrok
             text = "worker %d ended (%s, pid %d%s)%s"
             level = levels.get(event.why, DEBUG)
             _tell(level, text, event.worker, event.why, event.pid, code, detail, worker=event.worker)
+        case WorkersCapped():
+            _tell(WARNING, "%s", event)
+        case TooManyThreads():
+            _tell(WARNING, "%s", event, worker=event.worker)
         case WorkersBroken():
             _tell(ERROR, "no worker can be started: %s", describe(event.error).reason)
 
 
 def _tell_trouble(
-    event: RowNotWritten | RowsRescued | DatabaseAway | DatabaseBack | LeaseLapsed | Noticed,
+    event: RowNotWritten | RowsRescued | EndsForgotten | DatabaseAway | DatabaseBack | LeaseLapsed | Noticed,
 ) -> None:
     match event:
         case RowNotWritten():
@@ -317,6 +334,9 @@ def _tell_trouble(
             gone = ", ".join(event.runners)
             failed = f"; {event.failed} are FAILED, that was their last try" if event.failed else ""
             _tell(WARNING, "%d rows of runners that are gone (%s) wait again%s", event.pending, gone, failed)
+        case EndsForgotten():
+            text = "the database lost how %d rows ended that it had written; %d wait again, %d are FAILED"
+            _tell(WARNING, text, event.pending + event.failed, event.pending, event.failed)
         case DatabaseAway():
             _tell(WARNING, "the database is away; running rows go on, results wait: %s", event.error)
         case DatabaseBack():

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,15 @@ def start_method() -> str:
 def nap(seconds: float, value: Any = None) -> Any:
     time.sleep(seconds)
     return value
+
+
+def nap_or_fail(number: int) -> int:
+    """Every tenth raises, and one is slow, so that those behind it are taken from the slab and go elsewhere."""
+    if number == 150:
+        time.sleep(0.2)
+    if number % 10 == 0:
+        raise ValueError(number)
+    return number
 
 
 def touch_and_sleep(path: str, seconds: float = 60.0) -> None:
@@ -225,3 +235,17 @@ def pool_inside(value: int) -> list[int]:
 def append(place: tuple[str, int]) -> None:
     with open(place[0], "a") as file:
         file.write("x")
+
+
+def die_soon() -> None:
+    """Lets its worker become ready and die a moment later, while it is idle."""
+    threading.Timer(0.05, os._exit, (7,)).start()
+
+
+def die_soon_unless_first() -> None:
+    from pooltable.pool.worker import identity
+
+    me = identity()
+    assert me is not None
+    if me.index:
+        die_soon()

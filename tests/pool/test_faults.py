@@ -253,7 +253,7 @@ def test_a_process_that_cannot_be_made_is_tried_again(pool: MakePool, monkeypatc
     from pooltable.pool import process
 
     fails = [True]
-    start = process._start
+    start = process.start_process
 
     def fail(what: Any, method: str) -> None:
         if fails[0]:
@@ -262,7 +262,7 @@ def test_a_process_that_cannot_be_made_is_tried_again(pool: MakePool, monkeypatc
 
     p = pool(2)
     pids = [worker.pid for worker in p._engine.workers()]
-    monkeypatch.setattr(process, "_start", fail)
+    monkeypatch.setattr(process, "start_process", fail)
     os.kill(pids[0], signal.SIGKILL)
     until(lambda: p._engine.ready == 1)
     assert p.map(double, range(4), 1) == [0, 2, 4, 6]  # with the worker there is
@@ -274,14 +274,14 @@ def test_a_pool_for_which_no_process_can_be_made_says_so_at_once(method: str, mo
     from pooltable.pool import process
 
     made = []
-    start = process._start
+    start = process.start_process
 
     def fail_the_third(what: Any, method: str) -> None:
         if len(made) == 0:
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
         start(what, method)
 
-    monkeypatch.setattr(process, "_start", fail_the_third)
+    monkeypatch.setattr(process, "start_process", fail_the_third)
     with pytest.raises(OSError, match="temporarily unavailable"):
         Pool(3, context=method)
 
@@ -320,6 +320,53 @@ def test_an_initializer_that_fails_twice_and_then_succeeds_is_no_error(pool: Mak
     result = p.apply_async(double, (2,))
     path.write_text("")
     assert result.get(20) == 4
+
+
+# ---- 10: workers that die without having been of any use
+
+
+def test_workers_that_die_idle_again_and_again_are_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    with Pool(2, helpers.die_soon) as p:
+        until(lambda: p._engine.broken, 40)
+        started_so_far = p.stats().started
+        assert started_so_far <= 30
+        until(lambda: not p.stats().workers)
+        with pytest.raises(WorkerStartError, match="before its first call"):
+            p.apply(double, (1,))
+        assert "no worker can be started" in caplog.text
+        assert p.stats().started == started_so_far
+    p.join()
+
+
+def test_a_worker_that_dies_idle_beside_one_that_works_is_no_reason_to_give_up() -> None:
+    with Pool(2, helpers.die_soon_unless_first) as p:
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            assert p.apply(double, (1,)) == 2
+        assert p._engine.broken is None
+    p.join()
+
+
+def test_many_idle_workers_killed_at_once_are_replaced(pool: MakePool) -> None:
+    p = pool(5)
+    until(lambda: p._engine.ready == 5)
+    killed = {worker.pid for worker in p._engine.workers()}
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: p._engine.ready == 5 and not killed & {worker.pid for worker in p._engine.workers()})
+    assert p.apply(double, (1,)) == 2
+
+
+def test_terminating_without_mercy_gives_no_grace_to_a_call_that_is_being_ended(pool: MakePool, tmp_path: Path) -> None:
+    p = pool(1)
+    result = p.apply_async(helpers.ignore_sigterm_in_c, (str(tmp_path / "pid"),))
+    pid = started(tmp_path / "pid")
+    assert result.cancel(kill=True)
+    began = time.monotonic()
+    p._engine.terminate(kill=True)
+    assert p._engine.join(3)
+    assert time.monotonic() - began < 2
+    assert not alive(pid)
 
 
 # ---- 13: the parent dies
@@ -627,6 +674,10 @@ def test_a_callback_that_raises_or_sleeps_delays_no_other_result(
 
 
 def test_a_pool_inside_a_call_works(pool: MakePool) -> None:
+    # The fork server that the program has by now is no child of a forked worker.
+    with Pool(1, context="forkserver") as other:
+        other.apply(double, (1,))
+    other.join()
     assert pool(2).map(helpers.pool_inside, [3, 4], 1) == [[0, 2, 4], [0, 2, 4, 6]]
 
 

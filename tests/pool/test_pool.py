@@ -138,19 +138,18 @@ def test_workers_have_stable_numbers_and_know_who_they_are(pool: MakePool) -> No
 # ---- environment
 
 
-def test_each_worker_owns_its_threads_and_its_device(pool: MakePool) -> None:
-    p = pool(2, threads=1, devices="cuda:3,cuda:5")
+def test_each_worker_owns_its_threads_and_its_device(pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    p = pool(2, threads=1, devices="cuda:0,cuda:1")
     assert set(p.starmap(threads_environment, [()] * 20, 1)) <= {("1", "1", "3"), ("1", "1", "5")}
     assert {one.device for one in p.starmap(who, [()] * 8, 1)} == {"cuda:0"}
 
 
 def test_thread_variables_that_the_user_set_are_left_alone(pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    if multiprocessing.get_start_method(allow_none=True) is None:
-        p = Pool(1, context="spawn")
-        assert p.apply(threads_environment)[0] == "7"
-        p.terminate()
-        p.join()
+    p = pool(1)
+    assert p.apply(threads_environment)[0] == "7"
+    assert p.apply(who).threads == 7
 
 
 def test_locks_and_queues_may_be_handed_to_the_initializer(pool: MakePool, method: str) -> None:
@@ -507,11 +506,45 @@ def test_stats_say_what_the_pool_has_done_and_is_at(pool: MakePool, tmp_path: Pa
         started(tmp_path / f"pid{n}")
     waiting = [p.apply_async(double, (1,)) for _ in range(3)]
     stats = p.stats()
-    assert (stats.calls, stats.open, stats.waiting) == (16, 5, 3)
-    assert (stats.workers, stats.ready, stats.started, stats.lost) == (2, 2, 3, 1)
+    assert (stats.submitted, stats.ended, stats.running, stats.waiting) == (16, 11, 2, 3)
+    assert (stats.failed, stats.lost, stats.started, stats.died) == (1, 1, 3, 1)
+    assert [(worker.index, worker.state) for worker in stats.workers] == [(0, "busy"), (1, "busy")]
+    assert {worker.pid for worker in stats.workers} == {started(tmp_path / f"pid{n}") for n in range(2)}
     for result in (*running, *waiting):
         result.get(10)
-    assert p.stats().open == 0
+    with pytest.raises(TypeError):
+        p.apply(double)
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        p.apply(lambda: None)
+    later = p.stats()
+    assert (later.submitted, later.ended, later.running, later.waiting, later.failed) == (17, 17, 0, 0, 2)
+    assert 1.0 <= later.busy_seconds < 20
+    assert later.mean_seconds == pytest.approx(later.busy_seconds / 17)
+    assert sum(worker.calls for worker in later.workers) < 17
+    for worker in later.workers:
+        assert worker.state == "idle"
+        assert worker.busy_seconds >= 0.5
+        assert worker.memory is None or 1 << 20 < worker.memory < 1 << 30
+
+
+def test_stats_count_each_call_of_a_batch_once(pool: MakePool) -> None:
+    p = pool(2)
+    results = [p.apply_async(helpers.nap_or_fail, (number,)) for number in range(300)]
+    for result in results:
+        result.wait(30)
+    stats = p.stats()
+    assert (stats.submitted, stats.ended, stats.failed) == (300, 300, 30)
+    assert sum(worker.calls for worker in stats.workers) == 300
+
+
+def test_stats_count_the_bytes_that_go_to_a_worker_and_come_from_it(pool: MakePool) -> None:
+    p = pool(1)
+    for size in (1 << 10, 1 << 18, 1 << 22):
+        before = p.stats().workers[0]
+        assert p.apply(double, (bytes(size),)) == bytes(2 * size)
+        after = p.stats().workers[0]
+        assert size <= after.sent - before.sent <= size + 4096
+        assert 2 * size <= after.received - before.received <= 2 * size + 4096
 
 
 # ---- a thread that waits for its result takes it itself

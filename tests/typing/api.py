@@ -15,6 +15,7 @@ from pooltable import (
     Pace,
     Pool,
     PoolExecutor,
+    PoolStats,
     PooltableError,
     RemoteError,
     Retry,
@@ -72,6 +73,12 @@ def what_the_standard_library_does_not_have() -> None:
     )
     result = pool.apply_async(length, ("word",), time_limit=0.5)
     assert_type(result.cancel(kill=True), bool)
+    assert_type(pool.map(length, ["a", "b"], progress="lengths"), list[int])
+    for one in pool.imap_unordered(length, ["a", "b"], progress=True):
+        assert_type(one, int)
+    assert_type(pool.stats(), PoolStats)
+    assert_type(pool.stats().workers[0].memory, int | None)
+    Pool(4, preload=["numpy"], devices="auto", memory=("4GB", 6_000_000_000), context="forkserver")
     try:
         result.get()
     except WorkerLost as lost:
@@ -110,6 +117,12 @@ def mission(row: Row) -> dict[str, Any]:
     return {"caption": row.content, "id": id}
 
 
+def predict(rows: list[Row]) -> list[str | Exception | None]:
+    for attempt in current().rows:
+        assert_type(attempt.idempotency_key, str)
+    return [row.content or ValueError("there is nothing") for row in rows]
+
+
 def done(row: Row, value: Any) -> None: ...
 
 
@@ -131,6 +144,8 @@ def a_script() -> int:
     assert_type(summary, Summary)
     assert_type(summary.done, int)
     assert_type(summary.failures, dict[str, int])
+    run(predict, videos, batch=32)
+    assert_type(videos.sample(10), list[Row])
     return summary.exit_code
 
 
@@ -158,7 +173,7 @@ def a_service() -> None:
         forever=True,
         poll=1.0,
         max_rows=None,
-        workers=Workers(threads=2, devices="cuda:0,cuda:1", memory="4GB"),
+        workers=Workers(threads=2, devices="cuda:0,cuda:1", memory="4GB", preload="torch"),
         pace=Pace(lease=30.0, grace=8.0, halt=20),
         listeners=(listener, print),
     )

@@ -27,12 +27,26 @@ def settle(orders: Orders, lifeline: int) -> None:
     for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
         signal.signal(number, handler)  # a forked worker would keep the parent's
     signal.set_wakeup_fd(-1)
-    os.environ.update(orders.environment)
+    _take_over(orders.environment)
     if orders.capture is not None:
         from pooltable.pool import capture
 
         capture.install(orders.capture, orders.index)
     _watch_crashes()
+
+
+def _take_over(environment: dict[str, str]) -> None:
+    """Give this process this environment and no other: a fork server is older than what the program has set since."""
+    zone = os.environ.get("TZ")
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+    if os.environ.get("TZ") != zone:
+        import time
+
+        time.tzset()
 
 
 def _die_with_parent(lifeline: int) -> None:
@@ -45,7 +59,8 @@ def _die_with_parent(lifeline: int) -> None:
     import select
 
     if sys.platform == "linux":
-        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        # With its group, because a command that a task has started must not go on for a row that is run again.
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp() if os.getpgrp() == os.getpid() else os.getpid())
         fcntl.fcntl(lifeline, _SETSIG, int(signal.SIGKILL))
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
         poll = select.poll()
@@ -76,6 +91,9 @@ def _watch_crashes() -> None:
 def prepare(orders: Orders, task: Any) -> tuple[Any, ...] | None:
     """Run the user's code that comes before the first call; None, or what went wrong: described, unguarded main or
     not."""
+    failure = _failure_of_the_server()
+    if failure is not None:
+        return failure, False
     try:
         if orders.by_value:
             from pooltable.pool import byvalue
@@ -90,6 +108,12 @@ def prepare(orders: Orders, task: Any) -> tuple[Any, ...] | None:
     except BaseException as error:
         return describe(error), _is_unguarded(error)
     return None
+
+
+def _failure_of_the_server() -> tuple[Any, ...] | None:
+    """What went wrong in the fork server that this process comes from, before anything was forked."""
+    preload = sys.modules.get("pooltable.pool.preload")
+    return None if preload is None else preload.failure
 
 
 def _is_unguarded(error: BaseException | None) -> bool:

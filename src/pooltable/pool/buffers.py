@@ -1,11 +1,13 @@
 """Large arguments and results: in files of anonymous memory whose descriptors go over the socket, not through it.
 
-    sender      pickle, large buffers out of band -> Parcel: a fresh memory file with all of it
-    receiver    Received: mapped, unpickled; arrays stay views over the mapping, which is theirs alone
+    sender      pickle, large buffers out of band -> Parcel: a memory file with all of it, given away
+    receiver    Received: mapped, unpickled; the file is the receiver's now, and arrays are views over its memory
+                the file is written to again, for a message of the receiver's, when the last view of it is gone
 
-A memory file has no name and needs no /dev/shm, so nothing is left behind by a crash. It is used for one message and
-never again: a view that somebody keeps does not change under their eyes. Each one costs a descriptor while it is on its
-way, and before Python 3.13 as long as it is mapped, so beyond some hundreds the data is copied instead.
+A memory file has no name and needs no /dev/shm, so nothing is left behind by a crash. It belongs to one process at a
+time, and that one writes to it only while nobody looks at it, so a view that somebody keeps does not change under their
+eyes. Fresh memory costs several times what it takes to fill it, and to map it as much again; a few files are therefore
+kept, with their mappings, also while they belong to the other process.
 """
 
 from __future__ import annotations
@@ -15,18 +17,30 @@ import mmap
 import os
 import pickle
 import weakref
+from sys import getrefcount
 from typing import Any
 
-# From here on a memory file is cheaper than the socket.
-LARGE = 1 << 19
-# So many memory files on their way, and so many mapped, in one process.
+# From here on a memory file is cheaper than the socket, also when it is a fresh one.
+LARGE = 1 << 17
+# So many memory files on their way, and so many mapped, in one process: each costs a descriptor, and before Python 3.13
+# another one as long as it is mapped. Beyond that the data is copied.
 _MOST_OPEN = 128
 _MOST_MAPPED = 256
+# So many memory files, and so many bytes in them, are kept for the next message.
+_MOST_KEPT = 8
+_BYTES_KEPT = 128 << 20
 _ALIGNED = 64  # what vector instructions like
 
 _HAVE = hasattr(os, "memfd_create")
 _mapped: set[weakref.ref[mmap.mmap]] = set()
 _open = 0
+# Both by inode, the oldest first: the mappings that are kept, and the descriptors of those files that are ours to write
+# to. No lock: a finalizer or signal handler may come here at any time, and each step is one operation of a dict.
+_kept: dict[int, mmap.mmap] = {}
+_ours: dict[int, int] = {}
+_sample = {0: object()}
+_ALONE = getrefcount(_sample[0])  # what it says of a mapping in _kept that nobody has a view of
+_forks = 0  # how often this process was copied
 
 
 class TooLarge(Exception):
@@ -87,11 +101,19 @@ class Parcel:
         self.head = pieces[0] if len(pieces) > 1 else b""  # for those who look for a name in it
         self.sizes = tuple(len(piece) for piece in pieces)
         self._size = sum(self.sizes)
+        places = _places(self.sizes)
+        file = _take(places[-1][1])
+        if file is not None:
+            self.fd, mapping = file
+            _open += 1
+            with memoryview(mapping) as view:
+                for piece, (start, end) in zip(pieces, places, strict=True):
+                    view[start:end] = piece
+            return
         self.fd = os.memfd_create("pooltable", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         _open += 1
-        end = 0
-        for piece in pieces:
-            end = _write(self.fd, memoryview(piece), _aligned(end))
+        for piece, (start, _) in zip(pieces, places, strict=True):
+            _write(self.fd, memoryview(piece), start)
         # A file that became shorter would kill whoever has it mapped.
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
 
@@ -108,26 +130,33 @@ class Parcel:
     __del__ = close
 
 
-def _aligned(place: int) -> int:
-    return -(-place // _ALIGNED) * _ALIGNED
+def _places(sizes: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Where in a file pieces of these sizes begin and end."""
+    places = []
+    end = 0
+    for size in sizes:
+        start = -(-end // _ALIGNED) * _ALIGNED
+        end = start + size
+        places.append((start, end))
+    return places
 
 
-def _write(fd: int, data: memoryview, place: int) -> int:
+def _write(fd: int, data: memoryview, place: int) -> None:
     # One call writes at most two gigabytes.
     while data:
         written = os.pwrite(fd, data, place)
         data = data[written:]
         place += written
-    return place
 
 
 class Received:
     """A parcel at its destination."""
 
-    __slots__ = ("_fd", "_pieces", "_sizes")
+    __slots__ = ("_fd", "_forks", "_pieces", "_sizes")
 
     def __init__(self, fd: int, sizes: tuple[int, ...]) -> None:
         global _open
+        self._forks = _forks
         self._fd = fd
         self._sizes = sizes
         self._pieces: list[Any] | None = None
@@ -140,38 +169,40 @@ class Received:
         return sum(self._sizes)
 
     def load(self) -> Any:
-        """What was pickled. Large arrays in it are views over memory that belongs to them alone."""
+        """What was pickled. Large arrays in it are views over memory that belongs to them alone. Called once."""
         pieces = self._pieces
-        mapping: mmap.mmap | None = None
-        if pieces is None:
-            if len(self._sizes) > 1 and len(_mapped) >= _MOST_MAPPED:
-                pieces = self._copy()
-            else:
-                mapping = mmap.mmap(self._fd, self._places()[-1][1], access=mmap.ACCESS_COPY)
-                view = memoryview(mapping)
-                pieces = [view[start:end] for start, end in self._places()]
-                view.release()
-        value = pickle.loads(pieces[0], buffers=pieces[1:])
-        if mapping is not None:
+        file = os.fstat(self._fd) if pieces is None else None
+        if file is None or (len(_mapped) >= _MOST_MAPPED and file.st_ino not in _kept):
+            pieces = pieces or self._copy()
+            return pickle.loads(pieces[0], buffers=pieces[1:])
+        # A child that was forked meanwhile has this file, too, and may load it: each must get memory of its own.
+        shared = self._forks != _forks
+        mapping = None if shared else _kept.pop(file.st_ino, None)
+        if mapping is None:
+            access = mmap.ACCESS_COPY if shared else mmap.ACCESS_WRITE
+            mapping = mmap.mmap(self._fd, file.st_size, access=access)
+            _mapped.add(weakref.ref(mapping, _mapped.discard))
+        with memoryview(mapping) as view:
+            pieces = [view[start:end] for start, end in _places(self._sizes)]
+        try:
+            return pickle.loads(pieces[0], buffers=pieces[1:])
+        finally:
             pieces[0].release()
-            if len(pieces) == 1:
-                mapping.close()
-            else:
-                _mapped.add(weakref.ref(mapping, _mapped.discard))
-        return value
+            if not shared and file.st_size <= _BYTES_KEPT:
+                self._becomes_ours(file.st_ino, mapping)
 
-    def _places(self) -> list[tuple[int, int]]:
-        places = []
-        end = 0
-        for size in self._sizes:
-            start = _aligned(end)
-            end = start + size
-            places.append((start, end))
-        return places
+    def _becomes_ours(self, inode: int, mapping: mmap.mmap) -> None:
+        global _open
+        fd, self._fd = self._fd, -1
+        _open -= 1
+        _kept[inode] = mapping
+        _ours[inode] = fd
+        while len(_kept) > _MOST_KEPT or sum(len(each) for each in list(_kept.values())) > _BYTES_KEPT:
+            _let_go(next(iter(list(_kept))))
 
     def _copy(self) -> list[Any]:
         pieces = []
-        for start, end in self._places():
+        for start, end in _places(self._sizes):
             piece = bytearray(end - start)
             view = memoryview(piece)
             while view:
@@ -189,3 +220,47 @@ class Received:
             os.close(fd)
 
     __del__ = close
+
+
+# ---- files that are kept
+
+
+def _take(size: int) -> tuple[int, mmap.mmap] | None:
+    """A file of ours for a message of this size, and its mapping, of which there is no view."""
+    for inode in list(_ours):
+        fd = _ours.pop(inode, -1)
+        if fd >= 0:
+            try:
+                if size <= len(_kept[inode]) <= 2 * size and getrefcount(_kept[inode]) == _ALONE:
+                    return fd, _kept[inode]
+            except KeyError:  # another thread has let it go
+                os.close(fd)
+            else:
+                _ours[inode] = fd
+    return None
+
+
+def _let_go(inode: int) -> None:
+    """Keep this file no longer; memory that somebody still looks at lives as long as they do."""
+    _kept.pop(inode, None)
+    fd = _ours.pop(inode, -1)
+    if fd >= 0:
+        os.close(fd)
+
+
+def let_go_of_all() -> None:
+    """Keep no files for the next message."""
+    for inode in list(_kept):
+        _let_go(inode)
+
+
+def _before_fork() -> None:
+    # The child will look at whatever is looked at now, for as long as it likes.
+    global _forks
+    _forks += 1
+    for inode in list(_kept):
+        if getrefcount(_kept.get(inode)) != _ALONE:
+            _let_go(inode)
+
+
+os.register_at_fork(before=_before_fork, after_in_child=let_go_of_all)

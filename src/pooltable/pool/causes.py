@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import signal
+import traceback
+from typing import TYPE_CHECKING
 
+from pooltable.errors import UnguardedMain, WorkerStartError
 from pooltable.pool.worker import CLOSED_BY_CALL
+
+if TYPE_CHECKING:
+    from pooltable.pool.process import WorkerProcess
 
 
 class OutOfMemoryCounter:
@@ -65,3 +71,27 @@ def likely_cause(exitcode: int | None, out_of_memory: bool) -> str | None:
     if exitcode >= 0:
         return "the call ended its process"
     return "somebody sent it the signal"
+
+
+def detail_of(worker: WorkerProcess) -> str:
+    """What is known of its end beside its exit code."""
+    if worker.failure is not None:
+        return str(worker.failure[0][2])
+    return worker.cause or (str(worker.doom) if worker.doom is not None else "")
+
+
+def start_error(error: BaseException | None, worker: WorkerProcess | None) -> WorkerStartError | UnguardedMain:
+    """That no worker can be started, and why: what the system said, or what became of the last one."""
+    if worker is None:
+        text = "".join(traceback.format_exception(error))
+        return WorkerStartError(f"no worker can be started: {type(error).__name__}: {error}", text)
+    if worker.failure is None:
+        how = likely_cause(worker.exitcode, False)
+        return WorkerStartError(
+            f"no worker can be started: worker {worker.pid} ended with exit code {worker.exitcode} before its first"
+            " call" + (f" ({how})" if how and (worker.exitcode or 0) < 0 else "")
+        )
+    described, unguarded = worker.failure
+    if unguarded:
+        return UnguardedMain(described[1])
+    return WorkerStartError(f"no worker can be started: {described[0]}: {described[1]}", described[2])

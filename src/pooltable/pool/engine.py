@@ -141,26 +141,6 @@ def _cause(traceback: str, executor: bool) -> BaseException:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
-    """What an engine has done so far, and what it is at.
-
-    `calls` taken so far, of which `open` have not ended, of which `waiting` were sent to nobody. `workers` there are
-    now, of which `ready` have run their initializer; `started` so far, `lost` to a death not of our doing.
-    `recalled`: calls that were sent ahead and taken back for another worker. `callbacks_failed`: those that raised.
-    """
-
-    calls: int
-    open: int
-    waiting: int
-    workers: int
-    ready: int
-    started: int
-    lost: int
-    recalled: int
-    callbacks_failed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class WorkerState:
     """What one worker is at: `call` is the number of the call it runs, `since` the monotonic time it is at it."""
 

@@ -7,7 +7,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 from itertools import islice
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
@@ -16,9 +15,11 @@ from pooltable.cores import usable_cores
 from pooltable.errors import WorkerError
 from pooltable.pool.callbacks import Callbacks
 from pooltable.pool.chunks import Mixed, call_each_unpacked
-from pooltable.pool.engine import GIVEN, Stats, rebuild
+from pooltable.pool.devices import devices_of
+from pooltable.pool.engine import GIVEN, rebuild
 from pooltable.pool.futures import PoolFuture
-from pooltable.pool.local import LocalEngine, device_names
+from pooltable.pool.local import LocalEngine, Memory
+from pooltable.pool.statistics import PoolStats
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,11 +47,12 @@ class PoolExecutor(Executor):
         idle_timeout: float | None = None,
         time_limit: float | None = None,
         max_pending: int | None = None,
-        memory: int | tuple[int, int] | None = None,
+        memory: Memory = None,
         threads: int | None = None,
         devices: str | Iterable[str] | None = None,
+        preload: str | Iterable[str] | None = None,
     ) -> None:
-        names = device_names(devices)
+        found = devices_of(devices)
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if max_tasks_per_child is not None:
@@ -58,7 +60,7 @@ class PoolExecutor(Executor):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
-        self._max_workers = max_workers if max_workers is not None else len(names) or usable_cores()
+        self._max_workers = max_workers if max_workers is not None else len(found) or usable_cores()
         self._shut_down = False
         self._time_limit = time_limit
         self._callbacks = Callbacks()
@@ -73,7 +75,8 @@ class PoolExecutor(Executor):
             context=mp_context,
             memory=memory,
             threads=threads,
-            devices=names or None,
+            devices=[device.name for device in found] or None,
+            preload=preload,
             max_pending=max_pending,
             plain_errors=True,
         )
@@ -128,9 +131,9 @@ class PoolExecutor(Executor):
             futures = (self._submit(call_each_unpacked, (fn, chunk), {}) for chunk in _in_tuples(rows, chunksize))
         return _results(deque(islice(futures, buffersize)), futures, end, chunksize > 1)
 
-    def stats(self) -> Stats:
+    def stats(self) -> PoolStats:
         """What this executor has done so far, and what it is at."""
-        return replace(self._engine.stats(), callbacks_failed=self._callbacks.failures)
+        return self._engine.stats(self._callbacks.failures)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; `wait` until those that are open have ended; `cancel_futures` drops the ones that

@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from operator import itemgetter
 from time import monotonic
 from typing import Any
 
@@ -27,14 +28,15 @@ from pooltable.errors import WorkerStartError
 from pooltable.events import Event
 from pooltable.pool import wire
 from pooltable.pool.alarms import Alarms
-from pooltable.pool.buffers import Parcel, Received
-from pooltable.pool.engine import GIVEN, LARGE, RETURNED, InnerSink, Record
+from pooltable.pool.buffers import Parcel, Received, let_go_of_all
+from pooltable.pool.engine import GIVEN, LARGE, RAISED, RETURNED, InnerSink, Record
 from pooltable.pool.ledger import LEAVING, READY, Entry, Ledger, Payload
 from pooltable.pool.poller import READ, WRITE, new_poller
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.staff import Staff
 from pooltable.pool.watch import Watch
 
+_kind = itemgetter(1)
 _floors: weakref.WeakSet[Floor] = weakref.WeakSet()
 # Whom to tell, of what; the lock is free by then. None where somebody was told before.
 Told = tuple[list[InnerSink | None], list[Record]]
@@ -80,30 +82,27 @@ class Floor:
 
     def accept(self, sink: InnerSink, name: int, payload: Payload, limit: float | None) -> int:
         """A new call: it goes to an idle worker at once, or waits. Never blocks."""
-        with self.lock:
-            if self.closing or self.foreign:
-                raise ValueError("Pool not running" if self.closing else "this pool was made in another process")
-            ledger = self.ledger
-            seat = ledger.accept(sink, name, payload, limit)
-            number = ledger.number
-            if seat is not None:
-                worker = self.staff.workers[seat.index]
-                try:
-                    self._send(worker, seat.batches[0], False)
-                except BaseException:
-                    # Ctrl-C: nobody knows whether it was sent.
-                    self.staff.distrust(worker)
-                    raise
-            elif ledger.idle or len(ledger.seats) < ledger.size:
+        if self.closing or self.foreign:
+            raise ValueError("Pool not running" if self.closing else "this pool was made in another process")
+        ledger = self.ledger
+        number = ledger.accept(sink, name, payload, limit)
+        # While all workers are busy, as usual when many calls come, it only had to be put down, which needs no lock.
+        # Whoever changes one of these looks for calls that wait afterwards; here it is the other way round.
+        if ledger.idle or len(ledger.seats) < ledger.size or self.closing or self.staff.broken is not None:
+            with self.lock:
                 self._see_to(number)
-            return number
+        return number
 
     def _see_to(self, number: int) -> None:
-        """A call waits though there is a worker for it, or room for one more."""
-        if self.staff.broken is not None:
-            self.ledger.waiting.clear()
-            self.give(number, self.staff.broken)
-            return
+        """A call waits though there is a worker for it, or room for one more, or nobody any more who would send it."""
+        ledger = self.ledger
+        if ledger.is_waiting(number):
+            if self.closing:
+                del ledger.calls[number]
+                ledger.limits.pop(number, None)
+                raise ValueError("Pool not running")
+            if self.staff.broken is not None:
+                self.give(number, self.staff.broken)
         self.dispatch()
         self.staff.hire()
 
@@ -164,12 +163,13 @@ class Floor:
     def waiting(self) -> list[int]:
         """The calls that were sent to nobody."""
         with self.lock:
-            return [entry[0] for entry in self.ledger.waiting if entry[0] in self.ledger.calls]
+            return [entry[0] for entry in list(self.ledger.waiting) if entry[0] in self.ledger.calls]
 
     def give(self, number: int, error: BaseException) -> None:
         """The call ends with this error. Its sink is told by the I/O thread."""
         sink = self.ledger.calls.pop(number)
         self.ledger.limits.pop(number, None)
+        self.staff.failed += 1
         self._late.append((sink, (number, GIVEN, 0.0, error), None, None))
         self.room.notify_all()
         self.wake()
@@ -205,6 +205,7 @@ class Floor:
             if self._thread is None and self.closing:
                 self._poller.close()
                 self._close_pipe()
+                self.staff.leave()
 
     def is_io_thread(self) -> bool:
         """Whether the I/O thread asks."""
@@ -257,6 +258,9 @@ class Floor:
     def post(self, worker: WorkerProcess, message: Any, parcels: list[Parcel] | None = None) -> None:
         """Send a message; what the socket does not take goes later."""
         data = wire.pack(message)
+        worker.sent += len(data)
+        if parcels:
+            worker.sent += sum(map(len, parcels))
         try:
             channel = worker.channel
             if not (channel.send_with_files(data, parcels) if parcels else channel.send(data)):
@@ -269,11 +273,17 @@ class Floor:
         """Send what waits to whoever is idle."""
         ledger = self.ledger
         while ledger.waiting and ledger.idle:
-            seat = next(reversed(ledger.idle.values()))
+            seat = ledger.warmest()
             batch = ledger.next_batch(seat)
             if not batch:
                 return
-            self._send(self.staff.workers[seat.index], batch, seat.tokened)
+            worker = self.staff.workers[seat.index]
+            try:
+                self._send(worker, batch, seat.tokened)
+            except BaseException:
+                # Ctrl-C: nobody knows whether it was sent.
+                self.staff.distrust(worker)
+                raise
 
     def recall(self, worker: WorkerProcess) -> None:
         """Take back whatever this worker has not started."""
@@ -321,6 +331,8 @@ class Floor:
         finally:
             self._poller.close()
             self._close_pipe()
+            self.staff.leave()
+            let_go_of_all()
 
     def _finished(self) -> bool:
         with self.lock:
@@ -382,8 +394,9 @@ class Floor:
 
     def _listen(self, worker: WorkerProcess) -> None:
         """Wait for messages, and for room while something is to be sent."""
-        if not worker.deaf:
-            self._poller.want(worker.channel.fileno(), READ | WRITE if worker.channel.waiting else READ)
+        with self.lock:  # it may be found dead, by another thread, at this very moment
+            if not worker.deaf:
+                self._poller.want(worker.channel.fileno(), READ | WRITE if worker.channel.waiting else READ)
 
     def _hear(self, worker: WorkerProcess, mask: int) -> None:
         """A worker's socket has something to read, or room to write."""
@@ -423,19 +436,22 @@ class Floor:
 
     def _go_deaf(self, worker: WorkerProcess) -> None:
         # Its end has closed: it is dying, or the function has closed all descriptors; what matters is when it is dead.
-        if not worker.deaf:
-            worker.deaf = True
-            self._poller.unregister(worker.channel.fileno())
+        with self.lock:
+            if not worker.deaf:
+                worker.deaf = True
+                self._poller.unregister(worker.channel.fileno())
 
     def _take(self, worker: WorkerProcess, message: tuple[list[Record], float, bool, int, bool]) -> None:
         """Answers have come."""
         answers, seconds, ended, dropped, leaving = message
         if worker.channel.files:
             answers = _with_files(answers, worker.channel.files)
+            worker.channel.received += sum(len(record[3]) for record in answers if record[1] == LARGE)
         with self.lock:
             seat = worker.seat
             ledger = self.ledger
             told = self._settle(worker, answers)
+            worker.busy_seconds += seconds
             seat.since = monotonic()
             if answers:
                 ledger.note_pace(seat.batches[0][answers[-1][0]][1], seconds / len(answers))
@@ -453,13 +469,21 @@ class Floor:
 
     def _settle(self, worker: WorkerProcess, answers: list[Record]) -> Told:
         """Book answers. A sink is missing where it was told before: of what was in the slab, or of an error."""
-        pop = self.ledger.calls.pop
+        calls = self.ledger.calls
+        pop = calls.pop
+        unended = len(calls)
         if worker.doomed:
             answers = [
                 (number, GIVEN, seconds, worker.doom) if number == worker.doomed else (number, kind, seconds, payload)
                 for number, kind, seconds, payload in answers
             ]
         sinks = [pop(record[0], None) for record in answers]
+        worker.done += unended - len(calls)
+        if any(map(_kind, answers)):
+            # Large values are among them, or errors. What was booked before has no sink any more.
+            self.staff.failed += sum(
+                record[1] in (RAISED, GIVEN) for sink, record in zip(sinks, answers, strict=True) if sink is not None
+            )
         self.ledger.note_answers(worker.seat, len(answers))
         if self.ledger.limits:
             for record in answers:

@@ -29,41 +29,56 @@ _OVER = (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED)
 class PoolFuture(Future[Any]):
     """The future of one call of a `PoolExecutor`."""
 
-    # What most futures never set is set here once: a future is made for every call.
-    _state = PENDING
-    _result: Any = None
-    _exception: BaseException | None = None
-    _record: Record | None = None
-    _call = 0
+    # One is made for every call: attributes in slots are made and read in half the time.
+    __slots__ = (
+        "_call",
+        "_condition",
+        "_done_callbacks",
+        "_exception",
+        "_executor",
+        "_record",
+        "_result",
+        "_state",
+        "_waiters",
+        "_watched",
+    )
 
     def __init__(self, executor: PoolExecutor) -> None:
         # Not super().__init__(), which makes everything at once. The executor lives as long as a call of it is open.
         self._executor: PoolExecutor | None = executor
+        self._call = 0
+        self._state = PENDING
+        self._record: Record | None = None
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._watched = False  # whether there is a condition
 
     def __getattr__(self, name: str) -> Any:
         if name not in ("_condition", "_waiters", "_done_callbacks"):
             raise AttributeError(name)
         with _making:
-            mine = self.__dict__
-            if "_condition" not in mine:
-                mine["_waiters"] = []
-                mine["_done_callbacks"] = []
-                mine["_condition"] = threading.Condition()
-        return mine[name]
+            if not self._watched:
+                self._waiters: list[Any] = []
+                self._done_callbacks: list[Any] = []
+                self._condition = threading.Condition()
+                self._watched = True
+        return object.__getattribute__(self, name)
 
     # ---- told
 
     def heard(self, record: Record, worker: int | None = None, pid: int | None = None) -> None:
-        executor, self._executor = self._executor, None
+        executor = self._executor
+        self._executor = None
         if record[1] == GIVEN and isinstance(record[3], CancelledError):
             self._end_cancelled(executor)
             return
         self._record = record
         with _making:
-            alone = "_condition" not in self.__dict__
-            if alone:
+            watched = self._watched
+            if not watched:
                 self._state = FINISHED
-        if not alone:
+        if watched:
+            # Whoever looks at it under its condition sees it either open, and is told, or over.
             with self._condition:
                 self._state = FINISHED
                 for waiter in self._waiters:
@@ -119,11 +134,12 @@ class PoolFuture(Future[Any]):
         """The value, or the error raised; TimeoutError when it takes longer than `timeout` seconds."""
         if self._state != FINISHED:
             self._wait(timeout)
-        self._resolve()
-        try:
-            if self._exception is not None:
-                raise self._exception
+        if self._record is not None:
+            self._resolve()
+        if self._exception is None:
             return self._result
+        try:
+            raise self._exception
         finally:
             self = None  # type: ignore[assignment]  # no reference cycle through the traceback
 

@@ -5,7 +5,7 @@
                  +---- recalled, died ---+
 
 Pure: it is told what happened and answers what to do, knows no process, clock or socket, and takes no lock (the engine
-holds one). Calls are numbers and plain tuples, because this runs for every call.
+holds one, but for `accept`). Calls are numbers and plain tuples, because this runs for every call.
 
 A worker gets calls in batches of about a millisecond's worth, by the measured pace of the function, and one batch
 ahead, so that short calls cost few messages. Calls that were sent and not started can be taken back from the tail.
@@ -14,6 +14,7 @@ ahead, so that short calls cost few messages. Calls that were sent and not start
 from __future__ import annotations
 
 from collections import deque
+from itertools import count
 from typing import Any, NamedTuple
 
 from pooltable.pool.buffers import Parcel
@@ -83,29 +84,27 @@ class Ledger:
         self.failures = 0
         self.closed = False
         self.number = 0
+        self._numbers = count(1)
         self.recalls = 0
         self._largest = 0  # of the pickled arguments that wait
 
     # ---- calls
 
-    def accept(self, sink: Any, name: int, payload: Payload, limit: float | None = None) -> Seat | None:
-        """A new call, whose number is `number` now: the idle worker that it counts as sent to, or None: it waits."""
-        self.number = number = self.number + 1
-        self.calls[number] = sink
+    def accept(self, sink: Any, name: int, payload: Payload, limit: float | None = None) -> int:
+        """A new call, which waits; gives its number. The one thing that is done without the engine's lock: each step is
+        complete in itself, and the call is there with the last one."""
+        self.number = number = next(self._numbers)
         if limit is not None:
             self.limits[number] = limit
-        entry = (number, name, payload)
-        waiting = self.waiting
-        if self.idle and not waiting:
-            _, seat = self.idle.popitem()
-            self._count(seat, {number: entry}, False)
-            return seat
-        if not waiting:
-            self._largest = 0
         if len(payload) > self._largest:
             self._largest = len(payload)
-        waiting.append(entry)
-        return None
+        self.calls[number] = sink
+        self.waiting.append((number, name, payload))
+        return number
+
+    def warmest(self) -> Seat:
+        """The worker that became idle last."""
+        return next(reversed(self.idle.values()))
 
     def is_waiting(self, number: int) -> bool:
         """Whether this call is open and nobody was sent it. Who ends it may leave its entry in `waiting`: there it is
@@ -126,6 +125,8 @@ class Ledger:
         if ahead and (self.idle or not self.batching):
             return {}
         batch = self._choose(seat, ahead)
+        if not self.waiting:
+            self._largest = 0
         if batch:
             self._count(seat, batch, ahead or len(batch) > 1)
         return batch

@@ -21,11 +21,17 @@ from typing import Any
 from pooltable.cores import usable_cores
 from pooltable.errors import UnguardedMain, WorkerStartError
 from pooltable.events import Event
-from pooltable.pool import process
+from pooltable.pool import preload as preloading
 from pooltable.pool.buffers import LARGE, TooLarge, dumps, in_parcel, keep_small
-from pooltable.pool.engine import InnerSink, Sink, Stats, Telling, WorkerState
+from pooltable.pool.devices import devices_of
+from pooltable.pool.engine import InnerSink, Sink, Telling, WorkerState
 from pooltable.pool.floor import Floor
 from pooltable.pool.ledger import READY, Ledger, Payload
+from pooltable.pool.memory import limits_of
+from pooltable.pool.notices import log_notices
+from pooltable.pool.process import Birth
+from pooltable.pool.spawning import import_path, is_being_imported, main_module, start_method
+from pooltable.pool.statistics import PoolStats, stats_of
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -34,6 +40,8 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+# One size or two, in bytes or as in "4GB".
+Memory = int | str | tuple[int | str, int | str] | None
 _PLAIN = frozenset({types.FunctionType, types.BuiltinFunctionType})
 # So many functions are known to the workers by number; the others travel with each call.
 _FUNCTIONS = 1000
@@ -43,9 +51,10 @@ _dumps = pickle.dumps
 class LocalEngine:
     """Runs calls in up to `processes` worker processes on this machine.
 
-    `min_processes`: so many are kept alive. `memory`: bytes of anonymous memory after which a worker is replaced
-    between calls; a pair adds the size at which it is killed during one. `capture`: the folder that workers' output
-    goes to. `grace`: seconds between SIGTERM and SIGKILL. `plain_errors`: errors in the manner of concurrent.futures.
+    `min_processes`: so many are kept alive. `memory`: anonymous memory, in bytes or as in "4GB", after which a worker
+    is replaced between calls; a pair adds the size at which it is killed during one. `preload`: modules that a fork
+    server imports once for all workers. `capture`: the folder that workers' output goes to. `grace`: seconds between
+    SIGTERM and SIGKILL. `plain_errors`: errors in the manner of concurrent.futures.
     """
 
     def __init__(
@@ -59,36 +68,41 @@ class LocalEngine:
         time_limit: float | None = None,
         maxtasksperchild: int | None = None,
         context: Any = None,
-        memory: int | tuple[int, int] | None = None,
+        memory: Memory = None,
         threads: int | None = None,
         devices: str | Iterable[str] | None = None,
+        preload: str | Iterable[str] | None = None,
         max_pending: int | None = None,
         capture: str | None = None,
         listener: Callable[[Event], object] | None = None,
         grace: float = 5.0,
         plain_errors: bool = False,
     ) -> None:
-        if process.is_being_imported():
+        if is_being_imported():
             raise _unguarded()
         _check(processes, min_processes, maxtasksperchild, max_pending, time_limit, idle_timeout)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
-        soft, hard = memory if isinstance(memory, tuple) else (memory, None)
+        soft, hard = limits_of(memory)
         self._by_value = _needs_by_value()
         self._time_limit = time_limit
         self._max_pending = max_pending
         self._numbers: dict[Any, int] = {}
-        owned = threads if threads is not None else max(1, usable_cores() // processes)
-        birth = process.Birth(
-            method=process.start_method(context),
+        owned = threads if threads is not None else _threads_that_the_user_set() or max(1, usable_cores() // processes)
+        variables = _thread_environment(owned, threads is not None)
+        method = start_method(context)
+        given = devices_of(devices)
+        birth = Birth(
+            method=method,
+            server=_server(method, preload, variables, bool(given)),
             initializer=initializer,
             initargs=tuple(initargs),
             processes=processes,
             threads=owned,
-            environment=_thread_environment(owned, threads is not None),
-            devices=device_names(devices),
+            environment={**os.environ, **variables},
+            devices=given,
             capture=capture,
-            main=process.main_module(),
+            main=main_module(),
             by_value=self._by_value,
             plain_errors=plain_errors,
             memory=soft,
@@ -99,7 +113,7 @@ class LocalEngine:
             idle_timeout=idle_timeout,
             grace=grace,
             hard_memory=hard,
-            listener=listener,
+            listener=listener or log_notices,
         )
         self._accept = self._floor.accept
         self._finalizer = util.Finalize(self, _leave, args=(weakref.ref(self), self._floor), exitpriority=15)
@@ -221,21 +235,9 @@ class LocalEngine:
                 states.append(WorkerState(worker.index, worker.pid, state, call, seat.since))
         return tuple(states)
 
-    def stats(self) -> Stats:
+    def stats(self, callbacks_failed: int = 0) -> PoolStats:
         """What this engine has done so far, and what it is at."""
-        floor = self._floor
-        with floor.lock:
-            ledger, staff = floor.ledger, floor.staff
-            return Stats(
-                calls=ledger.number,
-                open=len(ledger.calls),
-                waiting=len(floor.waiting()),
-                workers=len(ledger.seats),
-                ready=ledger.ready,
-                started=staff.started,
-                lost=staff.lost,
-                recalled=ledger.recalls,
-            )
+        return stats_of(self._floor, callbacks_failed)
 
     def processes(self) -> list[Any]:
         """The multiprocessing.Process objects of the workers there are."""
@@ -285,30 +287,28 @@ def _check(
             raise ValueError(f"{name} must be a positive number of seconds")
 
 
+def _server(
+    method: str, preload: str | Iterable[str] | None, variables: dict[str, str], with_devices: bool
+) -> preloading.Server | None:
+    """The fork server that has these modules, or None where the program's own will do."""
+    modules = preloading.names_of(preload)
+    if not modules:
+        return None
+    if method != "forkserver":
+        raise ValueError(f"preload needs the start method forkserver; with {method!r} nobody imports for all")
+    environment = tuple(sorted(os.environ.items()))
+    wanted = preloading.Wanted(modules, tuple(variables.items()), environment, import_path(), with_devices)
+    return preloading.lend(wanted)
+
+
+def _threads_that_the_user_set() -> int | None:
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(text) if text.isdigit() and int(text) else None
+
+
 def _thread_environment(threads: int, asked: bool) -> dict[str, str]:
     # What the user has set stays, unless they say otherwise here.
     return {name: str(threads) for name in _THREAD_VARIABLES if asked or name not in os.environ}
-
-
-def device_names(devices: str | Iterable[str] | None) -> tuple[str, ...]:
-    """The devices by name: "cuda:0,cuda:1" or a list of names; "auto" is all CUDA devices there are."""
-    if devices is None:
-        return ()
-    if devices == "auto":
-        return tuple(f"cuda:{number}" for number in _cuda_devices())
-    names = devices.split(",") if isinstance(devices, str) else list(devices)
-    return tuple(name.strip() for name in names if name.strip())
-
-
-def _cuda_devices() -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [number.strip() for number in visible.split(",") if number.strip()]
-    try:
-        entries = os.listdir("/dev")
-    except OSError:
-        return []
-    return sorted((entry[6:] for entry in entries if entry[:6] == "nvidia" and entry[6:].isdigit()), key=int)
 
 
 def _needs_by_value() -> bool:

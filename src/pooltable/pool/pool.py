@@ -10,15 +10,16 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from pooltable.cores import usable_cores
+from pooltable.pool.bar import Bar, label_of
 from pooltable.pool.callbacks import Callbacks
 from pooltable.pool.chunks import call_each, call_each_unpacked
-from pooltable.pool.engine import Stats
-from pooltable.pool.local import LocalEngine, device_names
+from pooltable.pool.devices import devices_of
+from pooltable.pool.local import LocalEngine, Memory
 from pooltable.pool.results import AsyncResult, Callback, MapResult
+from pooltable.pool.statistics import PoolStats
 from pooltable.pool.streams import IMapIterator, IMapUnorderedIterator, _Stream
 
 T = TypeVar("T")
@@ -26,6 +27,8 @@ T = TypeVar("T")
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 # A chunk of `map` has at most so many items: what a worker may be busy with when the others have nothing left.
 _LONGEST_CHUNK = 16384
+# With a progress bar there are at least so many chunks.
+_STEPS = 200
 
 
 class Pool:
@@ -37,9 +40,10 @@ class Pool:
     `processes` defaults to the cores this process may really use. `min_processes=None` starts all of them at once; a
     number keeps that many and starts the others when calls wait. `idle_timeout`: seconds after which idle ones above
     the minimum leave. `time_limit`: seconds that a call may run (in `map`: each item). `max_pending`: submitting
-    waits while so many calls are open. `memory`: bytes after which a worker is replaced between calls; `(soft, hard)`
-    also kills one during a call. `threads`: how many threads each worker owns. `devices`: such as "cuda:0,cuda:1" or
-    "auto".
+    waits while so many calls are open. `memory`: bytes, or a size as in "4GB", after which a worker is replaced between
+    calls; `(soft, hard)` also kills one during a call. `threads`: how many threads each worker owns. `devices`: such as
+    "cuda:0,cuda:1", or "auto" for all there are, and then as many processes. `preload`: modules that are imported once,
+    such as "numpy,torch", for all workers to share.
     """
 
     def __init__(
@@ -54,13 +58,14 @@ class Pool:
         idle_timeout: float | None = None,
         time_limit: float | None = None,
         max_pending: int | None = None,
-        memory: int | tuple[int, int] | None = None,
+        memory: Memory = None,
         threads: int | None = None,
         devices: str | Iterable[str] | None = None,
+        preload: str | Iterable[str] | None = None,
     ) -> None:
         self._state = "INIT"  # before anything can raise: __del__ looks at it
-        names = device_names(devices)
-        self._processes = processes if processes is not None else len(names) or usable_cores()
+        found = devices_of(devices)
+        self._processes = processes if processes is not None else len(found) or usable_cores()
         self._callbacks = Callbacks()
         self._feeders: set[_Stream] = set()
         self._feeders_changed = threading.Condition(threading.RLock())
@@ -77,7 +82,8 @@ class Pool:
             context=context,
             memory=memory,
             threads=threads,
-            devices=names or None,
+            devices=[device.name for device in found] or None,
+            preload=preload,
             max_pending=max_pending,
         )
         self._engine.start_here(at_once)
@@ -116,9 +122,17 @@ class Pool:
 
     # ---- many calls
 
-    def map(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int | None = None) -> list[T]:
-        """`[func(item) for item in iterable]`, run in the workers."""
-        return self._map_async(func, iterable, chunksize, call_each, None, None).get()
+    def map(
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        *,
+        progress: bool | str = False,
+    ) -> list[T]:
+        """`[func(item) for item in iterable]`, run in the workers; `progress` shows a bar on stderr, under that text if
+        it is one."""
+        return self._map(func, iterable, chunksize, call_each, progress)
 
     def map_async(
         self,
@@ -132,10 +146,15 @@ class Pool:
         return self._map_async(func, iterable, chunksize, call_each, callback, error_callback)
 
     def starmap(
-        self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        progress: bool | str = False,
     ) -> list[T]:
-        """`[func(*item) for item in iterable]`, run in the workers."""
-        return self._map_async(func, iterable, chunksize, call_each_unpacked, None, None).get()
+        """`[func(*item) for item in iterable]`, run in the workers; `progress` as in `map`."""
+        return self._map(func, iterable, chunksize, call_each_unpacked, progress)
 
     def starmap_async(
         self,
@@ -148,6 +167,29 @@ class Pool:
         """The result of `starmap`, at once."""
         return self._map_async(func, iterable, chunksize, call_each_unpacked, callback, error_callback)
 
+    def _map(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        each: Callable[..., Any],
+        progress: bool | str,
+    ) -> list[T]:
+        if not progress:
+            return self._map_async(func, iterable, chunksize, each, None, None).get()
+        items = list(iterable)
+        # Small chunks, for the bar to move.
+        size = chunksize or max(1, min(len(items) // _STEPS, len(items) // (4 * self._processes)))
+        size = size if self._time_limit is None else 1
+        result: MapResult[T] = MapResult(self)
+
+        def done() -> int:
+            return len(items) if result.ready() else min(len(items), size * result._parts_heard())
+
+        with Bar(label_of(progress, func), done, lambda: len(items)):
+            self._send_all(result, func, items, size, each)
+            return result.get()
+
     def _map_async(
         self,
         func: Callable[..., T],
@@ -157,10 +199,21 @@ class Pool:
         callback: Callback,
         error_callback: Callback,
     ) -> MapResult[T]:
+        result: MapResult[T] = MapResult(self, callback, error_callback)
+        self._send_all(result, func, iterable, chunksize, each)
+        return result
+
+    def _send_all(
+        self,
+        result: MapResult[T],
+        func: Callable[..., T],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        each: Callable[..., Any],
+    ) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
         items = list(iterable)
-        result: MapResult[T] = MapResult(self, callback, error_callback)
         if self._time_limit is not None:
             chunksize = 1  # the limit is for each item
         try:
@@ -171,19 +224,31 @@ class Pool:
                 raise ValueError("Pool not running") from None
             result._part_failed(error)
         result._all_sent()
-        return result
 
-    def imap(self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[T]:
-        """The values of `func(item)`, one by one in order, while `iterable` is still being read."""
+    def imap(
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        progress: bool | str = False,
+    ) -> IMapIterator[T]:
+        """The values of `func(item)`, one by one in order, while `iterable` is still being read; `progress` as in
+        `map`."""
         self._check(chunksize)
-        return IMapIterator(self, func, iterable, chunksize)
+        return IMapIterator(self, func, iterable, chunksize, progress)
 
     def imap_unordered(
-        self, func: Callable[[Any], T], iterable: Iterable[Any], chunksize: int = 1
+        self,
+        func: Callable[[Any], T],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        progress: bool | str = False,
     ) -> IMapUnorderedIterator[T]:
-        """The values of `func(item)` as they come, while `iterable` is still being read."""
+        """The values of `func(item)` as they come, while `iterable` is still being read; `progress` as in `map`."""
         self._check(chunksize)
-        return IMapUnorderedIterator(self, func, iterable, chunksize)
+        return IMapUnorderedIterator(self, func, iterable, chunksize, progress)
 
     def _check(self, chunksize: int) -> None:
         if self._state != RUN:
@@ -191,9 +256,9 @@ class Pool:
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
 
-    def stats(self) -> Stats:
+    def stats(self) -> PoolStats:
         """What this pool has done so far, and what it is at."""
-        return replace(self._engine.stats(), callbacks_failed=self._callbacks.failures)
+        return self._engine.stats(self._callbacks.failures)
 
     # ---- the end
 

@@ -36,30 +36,38 @@ _registering = threading.Lock()
 class AsyncResult(Generic[T]):
     """The result of one call, as of `Pool.apply_async`."""
 
-    # What most results never set is set here once: a result is made for every call.
-    _ready = False
-    _locks: list[Any] | None = None  # of threads that wait
-    _call = 0
-    _record: Any = None
-    _outcome: tuple[bool, Any] | None = None  # whether it is a value, and the value or error
-    _callback: Callback = None
-    _error_callback: Callback = None
-    _queued_at: float | None = None  # since when its callback waits to be called
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_call",
+        "_callbacks",
+        "_locks",
+        "_outcome",
+        "_pool",
+        "_queued_at",
+        "_ready",
+        "_record",
+    )
 
     def __init__(self, pool: Pool, callback: Callback = None, error_callback: Callback = None) -> None:
         # The pool lives at least as long as a call of it is open.
         self._pool: Pool | None = pool
-        if callback is not None:
-            self._callback = callback
-        if error_callback is not None:
-            self._error_callback = error_callback
+        self._call = 0
+        self._ready = False
+        self._locks: list[Any] | None = None  # of threads that wait
+        self._record: Any = None
+        self._outcome: tuple[bool, Any] | None = None  # whether it is a value, and the value or error
+        self._queued_at: float | None = None  # since when its callback waits to be called
+        # Those for the value and for the error.
+        self._callbacks: Any = None if callback is None and error_callback is None else (error_callback, callback)
 
     # ---- told
 
     def heard(self, record: Any, worker: int | None = None, pid: int | None = None) -> None:
-        pool, self._pool = self._pool, None
+        pool = self._pool
+        self._pool = None
         self._record = record
-        if (self._callback is None and self._error_callback is None) or pool is None:
+        if self._callbacks is None or pool is None:
             # It becomes ready first and looks for locks then; who waits does it the other way round.
             self._ready = True
             if self._locks is not None:
@@ -82,11 +90,11 @@ class AsyncResult(Generic[T]):
         self._queued_at = None
         try:
             returned, value = self._resolved()
-            callback = self._callback if returned else self._error_callback
+            callback = self._callbacks[returned]
             if callback is not None:
                 callback(value)
         finally:
-            self._callback = self._error_callback = None
+            self._callbacks = None
             self._ready = True
             self._wake()
 
@@ -111,7 +119,7 @@ class AsyncResult(Generic[T]):
         self._wait_for_result(timeout)
 
     def _wait_for_result(self, timeout: float | None) -> bool:
-        if self._callback is None and self._error_callback is None:
+        if self._callbacks is None:
             pool = self._pool
             if pool is None or not self._call:
                 return self._ready or self._wait(timeout)
@@ -202,6 +210,10 @@ class MapResult(AsyncResult[list[T]]):
         with self._lock:
             self._left += 1
         return part
+
+    def _parts_heard(self) -> int:
+        """Of how many chunks the answer is here, while they are not all."""
+        return len(self._records) - self._records.count(None)
 
     def _all_sent(self) -> None:
         """There are no more chunks to come."""

@@ -11,19 +11,18 @@ reads twice, some milliseconds apart, and believes only what did not change.
 
 from __future__ import annotations
 
+import io
 import marshal
 import mmap
 import os
-import struct
 import tempfile
 from typing import Any
 
-from pooltable.pool.wire import pack
+from pooltable.pool.wire import VERSION
 
 SIZE = 131072
 _STARTED, _EPOCH, _END = 0, 1, 2
 _HEAD = 24
-_LENGTH = struct.Struct("<I")
 
 
 def new_slab() -> int:
@@ -53,12 +52,12 @@ class Slab:
 
     def write(self, record: tuple[Any, ...]) -> bool:
         """Note a result; False when there is no room, and what is there must be sent and cleared first."""
-        data = pack(record)
+        data = marshal.dumps(record, VERSION)
         start = self._place
-        end = start + 4 + len(data)
+        end = start + len(data)
         if end > SIZE:
             return False
-        self._map[start:end] = _LENGTH.pack(len(data)) + data
+        self._map[start:end] = data
         self._place = self.words[_END] = end
         return True
 
@@ -85,11 +84,9 @@ class Slab:
         if self.mark() != mark:
             return []
         records = []
-        start = 0
-        while start < len(data):
-            (length,) = _LENGTH.unpack_from(data, start)
-            records.append(marshal.loads(data[start + 4 : start + 4 + length]))
-            start += 4 + length
+        file = io.BytesIO(data)
+        while file.tell() < len(data):
+            records.append(marshal.load(file))
         return records
 
     def close(self) -> None:

@@ -12,17 +12,27 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pooltable.errors import UnguardedMain, WorkerLost, WorkerStartError
-from pooltable.events import Event, WorkerEnded, WorkerReady, WorkersBroken, WorkerStarting
-from pooltable.pool.causes import OutOfMemoryCounter, likely_cause
+from pooltable.events import (
+    Event,
+    TooManyThreads,
+    WorkerEnded,
+    WorkerReady,
+    WorkersBroken,
+    WorkersCapped,
+    WorkerStarting,
+)
+from pooltable.pool import preload
+from pooltable.pool.causes import OutOfMemoryCounter, detail_of, likely_cause, start_error
 from pooltable.pool.engine import GIVEN
-from pooltable.pool.ledger import LEAVING, STARTING, Seat
+from pooltable.pool.ledger import LEAVING, STARTING, TRIES, Seat
+from pooltable.pool.memory import available_memory, private_memory
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.worker import dump_signal
 
@@ -35,6 +45,8 @@ _DUMP = 0.05
 _LEAVE = 30.0
 # One that died within so many seconds and never answered a call counts as one that could not be started.
 _SHORT_LIFE = 10.0
+# So many times in a row all of them died young, though some became ready: there is no hope for them either.
+_GENERATIONS = 2 * TRIES
 # One that runs nothing that anybody waits for gets so many between SIGTERM and SIGKILL.
 _SHORT_GRACE = 1.0
 
@@ -48,6 +60,9 @@ class Staff:
         self.broken: WorkerStartError | UnguardedMain | None = None
         self.merciless = False  # whether to kill without SIGTERM first
         self.started = self.lost = 0  # so far
+        self.failed = self.calls_lost = 0  # calls that ended with an error so far; that died with their worker
+        self.done_before = 0  # calls that workers did which are gone
+        self.busy_before = 0.0  # and the seconds that took
         self.killed_by_memory = OutOfMemoryCounter()
         self.grace = grace
         self._floor = floor
@@ -58,6 +73,16 @@ class Staff:
         self._arrived: deque[WorkerProcess] = deque()
         self._failed: deque[tuple[Seat, BaseException]] = deque()
         self._hiring_at = 0.0
+        self._failed_at = 0.0  # when it was last seen that a worker could not be started
+        self._weighed = self._crowded = False  # whether the user was told, or need not be
+        self._give_back = weakref.finalize(self, preload.give_back, birth.server) if birth.server else None
+        if self._give_back is not None:
+            self._give_back.atexit = False  # a fork server ends by itself with its program
+
+    def leave(self) -> None:
+        """No worker is wanted any more."""
+        if self._give_back is not None:
+            self._give_back()
 
     @property
     def busy(self) -> bool:
@@ -110,6 +135,8 @@ class Staff:
         floor = self._floor
         for started in range(count):
             with floor.lock:
+                if len(floor.ledger.seats) >= floor.ledger.size:
+                    break  # there is no memory for more
                 seat = floor.ledger.seat_new()
             try:
                 self._arrived.append(self._start(seat))
@@ -168,14 +195,47 @@ class Staff:
         if message[0] == "failed":
             worker.failure = message[1:]
             return
+        if message[0] == "crowded":
+            if not self._crowded:
+                self._crowded = True
+                names = tuple((str(name), int(count)) for name, count in message[2])
+                self._tell(TooManyThreads(worker.index, worker.pid, message[1], self._birth.threads, names))
+            return
         now = monotonic()
+        worker.greeted = True
         self._tell(WorkerReady(worker.index, worker.pid, now - worker.born))
         with self._floor.lock:
             if worker.seat.state == STARTING:
-                self._hiring_at = 0.0
+                if not self._floor.ledger.failures:
+                    self._hiring_at = 0.0
                 worker.seat.since = now
                 self._floor.ledger.became_ready(worker.seat)
                 self._floor.next(worker)
+        if not self._weighed:
+            self._weighed = True
+            self._weigh(worker)
+
+    def _weigh(self, first: WorkerProcess) -> None:
+        """See for how many like the first one there is memory; those that are too many and still starting end."""
+        ledger = self._floor.ledger
+        size, left = private_memory(first.pid), available_memory()
+        if ledger.size == 1 or not size or left is None:
+            return
+        with self._floor.lock:
+            workers = list(self.workers.values())
+        taken = sum(private_memory(worker.pid) or 0 for worker in workers)
+        count = max(1, (left + taken) // size)
+        if count >= ledger.size:
+            return
+        self._tell(WorkersCapped(count, ledger.size, size, left))
+        with self._floor.lock:
+            ledger.size, ledger.minimum = count, min(ledger.minimum, count)
+            while self._orders and len(ledger.seats) > count:
+                ledger.remove(self._orders.pop())
+            starting = [worker for worker in self.workers.values() if worker.seat.state == STARTING]
+            for worker in starting[: max(0, len(ledger.seats) - count)]:
+                worker.cause = "there is no memory for it"
+                self._kill(worker)
 
     def _bury(self, worker: WorkerProcess, _: int) -> None:
         """A process has ended: answer for the call it ran, see to the other calls and to a new worker."""
@@ -190,14 +250,21 @@ class Staff:
                 sink = floor.ledger.calls.pop(death.lost)
                 floor.ledger.limits.pop(death.lost, None)
                 told[0].append(sink)
-                told[1].append((death.lost, GIVEN, monotonic() - seat.since, self._loss(worker)))
+                seconds = monotonic() - seat.since
+                told[1].append((death.lost, GIVEN, seconds, self._loss(worker)))
+                self.failed += 1
+                self.calls_lost += worker.doom is None
+                worker.done += 1
+                worker.busy_seconds += seconds
+            self.done_before += worker.done
+            self.busy_before += worker.busy_seconds
             self.workers.pop(worker.index, None)
             self.held.discard(worker)
             worker.close()
             floor.room.notify_all()
         why: Any = worker.why or ("start failed" if was_starting else "lost")
         self.lost += why == "lost"
-        self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, _detail(worker)))
+        self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, detail_of(worker)))
         floor.tell(told, worker)
         if death.useless and not worker.why and monotonic() - worker.born < _SHORT_LIFE:
             self._start_failed(None, worker)
@@ -215,13 +282,26 @@ class Staff:
     def _start_failed(self, error: BaseException | None, worker: WorkerProcess | None) -> None:
         """A worker could not be started, or ended before it was of any use: try again later, or give up."""
         with self._floor.lock:
+            if worker is not None and worker.born < self._failed_at and not worker.is_unguarded:
+                return  # it was started before the last failure was known: that is one try and not two
+            self._failed_at = monotonic()
             delay = self._floor.ledger.start_failed()
+            generations = self._floor.ledger.failures if worker is not None and worker.greeted else 0
+            if generations >= _GENERATIONS and not self._somebody_is_of_use():
+                delay = None
             # What is raised while a process is made, other than by the system, is raised by pickling the initializer.
             hopeless = not isinstance(error, OSError) if worker is None else worker.is_unguarded
             if delay is None or hopeless:
-                self._give_up(_start_error(error, worker))
+                self._give_up(start_error(error, worker))
             else:
                 self._try_again_later(monotonic() + delay)
+
+    def _somebody_is_of_use(self) -> bool:
+        now = monotonic()
+        return any(
+            worker.seat.batches or (worker.greeted and (worker.seat.answered or now - worker.born > _SHORT_LIFE))
+            for worker in self.workers.values()
+        )
 
     def _try_again_later(self, when: float) -> None:
         self._hiring_at = when
@@ -237,7 +317,7 @@ class Staff:
         self.broken = error
         ledger = self._floor.ledger
         sent = {number for seat in ledger.seats.values() for batch in seat.batches for number in batch}
-        for number in [number for number in ledger.calls if number not in sent]:
+        for number in [number for number in list(ledger.calls) if number not in sent]:
             self._floor.give(number, error)
         ledger.waiting.clear()
         self._cancel_orders()
@@ -298,6 +378,9 @@ class Staff:
             return
         worker.doom, worker.doomed, worker.why = error, number, "killed"
         self._floor.ledger.leaves(worker.seat)
+        if self.merciless:
+            worker.kill_group()
+            return
         worker.signal(dump_signal())
         # Of two signals that wait for a process the one with the lower number is delivered first.
         term_at = monotonic() + _DUMP
@@ -326,25 +409,3 @@ class Staff:
                 self._listener(event)
             except Exception:
                 sys.excepthook(*sys.exc_info())
-
-
-def _detail(worker: WorkerProcess) -> str:
-    if worker.failure is not None:
-        return str(worker.failure[0][2])
-    return worker.cause or (str(worker.doom) if worker.doom is not None else "")
-
-
-def _start_error(error: BaseException | None, worker: WorkerProcess | None) -> WorkerStartError | UnguardedMain:
-    if worker is None:
-        text = "".join(traceback.format_exception(error))
-        return WorkerStartError(f"no worker can be started: {type(error).__name__}: {error}", text)
-    if worker.failure is None:
-        how = likely_cause(worker.exitcode, False)
-        return WorkerStartError(
-            f"no worker can be started: worker {worker.pid} ended with exit code {worker.exitcode} before its first"
-            " call" + (f" ({how})" if how and (worker.exitcode or 0) < 0 else "")
-        )
-    described, unguarded = worker.failure
-    if unguarded:
-        return UnguardedMain(described[1])
-    return WorkerStartError(f"no worker can be started: {described[0]}: {described[1]}", described[2])

@@ -17,6 +17,7 @@ from multiprocessing import TimeoutError as MultiprocessingTimeoutError
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from pooltable.pool.bar import Bar, label_of
 from pooltable.pool.buffers import Received
 from pooltable.pool.chunks import Mixed, call_each
 from pooltable.pool.engine import GIVEN, Record, load, rebuild
@@ -76,6 +77,7 @@ class _Stream:
         self.sent = self.received = self.taken = 0
         self.bytes_received = self.bytes_taken = 0
         self.length: int | None = None  # how many there are in all, once the source has ended
+        self.missing = 0  # items that the last chunk is short of
         self.unbounded = False
         self.resume = 0  # the feeder waits until only so many are ahead
         self.feeder = _Gate()
@@ -110,6 +112,7 @@ class _Stream:
             if chunksize == 1:
                 call = pool._engine.send(function, (item,), None, self)
             else:
+                self.missing += chunksize - len(item)
                 call = pool._engine.send(call_each, (function, item), None, self)
         except Exception as error:
             if pool._state == "TERMINATE":
@@ -153,6 +156,18 @@ class _Stream:
     def lift_bound(self) -> None:
         self.unbounded = True
         self.feeder.open()
+
+    def bar(self, label: str, source: Any, chunksize: int) -> Bar:
+        """A bar that shows how many of the items have their answer."""
+        known = len(source) if hasattr(source, "__len__") else None
+
+        def total() -> int | None:
+            return known if known is not None or self.length is None else self.length * chunksize - self.missing
+
+        def done() -> int:
+            return min(self.received * chunksize, total() or self.received * chunksize)
+
+        return Bar(label, done, total, lambda: self.received == self.length)
 
     # ---- I/O thread
 
@@ -216,12 +231,23 @@ class IMapIterator(Generic[T]):
 
     _ordered = True
 
-    def __init__(self, pool: Pool, function: Callable[[Any], Any], source: Iterable[Any], chunksize: int) -> None:
+    _bar: Bar | None = None
+
+    def __init__(
+        self,
+        pool: Pool,
+        function: Callable[[Any], Any],
+        source: Iterable[Any],
+        chunksize: int,
+        progress: bool | str = False,
+    ) -> None:
         self._stream = stream = _Stream(pool, self._ordered)
         self._chunked = chunksize > 1
         self._left: deque[Any] = deque()  # of the chunk that was taken last
         self._lock = threading.Lock()
         pool._feeder_started(stream)
+        if progress:
+            self._bar = stream.bar(label_of(progress, function), source, chunksize)
         threading.Thread(
             target=stream.feed, args=(function, source, chunksize), name="pooltable-feeder", daemon=True
         ).start()
@@ -229,6 +255,8 @@ class IMapIterator(Generic[T]):
     def __del__(self) -> None:
         if hasattr(self, "_stream"):
             self._stream.lift_bound()
+        if self._bar is not None:
+            self._bar.drop()
 
     def __iter__(self) -> Self:
         return self
@@ -253,6 +281,8 @@ class IMapIterator(Generic[T]):
         end = None if timeout is None else monotonic() + timeout
         while (record := stream.take()) is None:
             if stream.length == stream.taken:
+                if self._bar is not None:
+                    self._bar.finish()
                 raise StopIteration
             if not stream.consumer.wait(stream.has_news, None if end is None else end - monotonic()):
                 raise MultiprocessingTimeoutError

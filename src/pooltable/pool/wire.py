@@ -2,7 +2,7 @@
 
     a message       tuples, lists, numbers, bytes and str, as `marshal` writes them: one packet
     a long message  b"L" and its length in one packet, then its bytes in packets of up to 64 KiB
-    memory files    b"F" and their number in one packet, then one packet for each: they belong to the next message
+    memory files    come along with the first packet of the message that they belong to
 
 The packets of a SEQPACKET socket arrive whole or not at all, so a worker that dies half-way through a message leaves
 no half message behind; where there is no SEQPACKET a stream carries the same packets, each behind its length. Both
@@ -12,6 +12,7 @@ send is pickled inside, as bytes, and not looked at here.
 
 from __future__ import annotations
 
+import array
 import errno
 import marshal
 import os
@@ -29,15 +30,17 @@ PACKET = 65536
 # So many packets of a long message at a time, where the socket does not block.
 _PATIENCE = 32
 _LONG = ord("L")
-_FILES = ord("F")
+_MOST_FILES = 253  # in one packet: the kernel's limit
+_FILES_ROOM = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
+_CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _SIZE = struct.Struct("<cQ")
 _STREAM_SIZE = struct.Struct("<I")
-_VERSION = 2  # of marshal: later ones look for repeated objects, which costs more than it saves here
+VERSION = 2  # of marshal: later ones look for repeated objects, which costs more than it saves here
 
 
 def pack(message: Any) -> bytes:
     """The bytes of a message."""
-    return marshal.dumps(message, _VERSION)
+    return marshal.dumps(message, VERSION)
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -64,18 +67,19 @@ class Channel:
     with it; `receive` raises BlockingIOError while there is no whole message. It raises EOFError at the end.
     """
 
-    __slots__ = ("_awaited", "_buffer", "_filled", "_long", "_outbox", "_view", "files", "socket")
+    __slots__ = ("_buffer", "_buffers", "_filled", "_long", "_outbox", "_view", "files", "received", "socket")
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
         # Kept for all messages: a fresh buffer of this size at every call makes the C library map and unmap memory.
         self._buffer = bytearray(PACKET)
+        self._buffers = [self._buffer]
         self._view = memoryview(self._buffer)
-        self._outbox: deque[bytes | memoryview | Parcel] = deque()
-        self._awaited = 0  # memory files that are still to come
+        self._outbox: deque[bytes | memoryview | tuple[bytes, list[Parcel]]] = deque()
         self.files: deque[int] = deque()  # those that came with the last message
         self._long: memoryview | None = None
         self._filled = 0
+        self.received = 0  # bytes so far, for people
 
     def send(self, data: bytes) -> bool:
         """Send what `pack` made; False when part of it waits for `flush`."""
@@ -91,16 +95,13 @@ class Channel:
         return self._send_later(data)
 
     def send_with_files(self, data: bytes, parcels: list[Parcel]) -> bool:
-        """Send what `pack` made, after the memory files that it speaks of."""
-        self._outbox.append(_SIZE.pack(b"F", len(parcels)))
-        self._outbox.extend(parcels)
-        return self._send_later(data)
+        """Send what `pack` made, and the memory files that it speaks of."""
+        return self._send_later(data, parcels)
 
-    def _send_later(self, data: bytes) -> bool:
-        if len(data) <= PACKET:
-            self._outbox.append(data)
-        else:
-            self._outbox.append(_SIZE.pack(b"L", len(data)))
+    def _send_later(self, data: bytes, parcels: list[Parcel] | None = None) -> bool:
+        first = data if len(data) <= PACKET else _SIZE.pack(b"L", len(data))
+        self._outbox.append((first, parcels) if parcels else first)
+        if first is not data:
             view = memoryview(data)
             self._outbox.extend(view[start : start + PACKET] for start in range(0, len(data), PACKET))
         return self.flush()
@@ -115,8 +116,8 @@ class Channel:
                 return False
             first = outbox[0]
             try:
-                if isinstance(first, Parcel):
-                    socket.send_fds(self.socket, [b"F"], [first.fd])
+                if isinstance(first, tuple):
+                    socket.send_fds(self.socket, [first[0]], [parcel.fd for parcel in first[1]])
                 else:
                     self.socket.send(first)
             except (BlockingIOError, InterruptedError):
@@ -151,30 +152,27 @@ class Channel:
     def receive(self) -> Any:
         """The next message."""
         while self._long is None:
-            if self._awaited:
-                self._receive_files()
-            size = self.socket.recv_into(self._buffer)
+            size, ancillary, flags, _ = self.socket.recvmsg_into(self._buffers, _FILES_ROOM, _CLOSED_ON_EXEC)
             if size == 0:
                 raise EOFError
-            first = self._buffer[0]
-            if first == _LONG:
+            if ancillary:
+                self._take_files(ancillary, flags)
+            self.received += size
+            if self._buffer[0] == _LONG:
                 self._long = memoryview(bytearray(_SIZE.unpack(self._view[:size])[1]))
                 self._filled = 0
-            elif first == _FILES:
-                self._awaited = _SIZE.unpack(self._view[:size])[1]
             else:
                 return marshal.loads(self._view[:size])
         return self._receive_long(self._long)
 
-    def _receive_files(self) -> None:
-        while self._awaited:
-            data, fds, _, _ = socket.recv_fds(self.socket, 1, 1)
-            if not data:
-                raise EOFError
-            if not fds:
-                raise OSError("a memory file was lost on its way: this process has no descriptor left for it")
-            self.files.extend(fds)
-            self._awaited -= 1
+    def _take_files(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+                self.files.extend(fds)
+        if flags & socket.MSG_CTRUNC:
+            raise OSError("a memory file was lost on its way: this process has no descriptor left for it")
 
     def _receive_long(self, data: memoryview) -> Any:
         # A bounded number of packets at a time: the parent has other workers to listen to.
@@ -183,6 +181,7 @@ class Channel:
             if size == 0:
                 raise EOFError
             self._filled += size
+            self.received += size
             if self._filled == len(data):
                 self._long = None
                 return marshal.loads(data)
@@ -218,7 +217,7 @@ class StreamChannel(Channel):
         outbox = self._outbox
         while outbox:
             first = outbox[0]
-            assert not isinstance(first, Parcel)  # where there are no packets there are no memory files either
+            assert not isinstance(first, tuple)  # where there are no packets there are no memory files either
             try:
                 sent = self.socket.send(first)
             except (BlockingIOError, InterruptedError):

@@ -16,6 +16,7 @@ import pickle
 import signal
 import socket
 import sys
+from math import inf
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -30,6 +31,8 @@ RAISED = 1
 # Results wait in the worker for at most so long, in seconds, before they are sent, and while they are at most so large.
 _FLUSH = 0.001
 _ENOUGH = 49152
+# Its threads are looked at after so many seconds, and then ever more rarely.
+_FIRST_LOOK = 0.5
 _LONGEST_TEXT = 262144
 # The exit code of a worker whose socket was closed by the function it ran.
 CLOSED_BY_CALL = 74
@@ -101,9 +104,13 @@ def main(orders: Orders, task: Any, end: Any, lifeline: Any, slab: Any, tokens: 
 
 def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders) -> None:
     loads, dumps, clock = pickle.loads, pickle.dumps, perf_counter
-    words, take, note, receive = slab.words, tokens.take, slab.write, line.receive
+    words, note, receive = slab.words, slab.write, line.receive
+    # Where there is no such thing, nothing is sent that needs a token.
+    take: Any = getattr(os, "eventfd_read", None)
+    counter = tokens.fileno()
     functions: list[Any] = []
     weigh = _Scales(orders.memory)
+    threads = _Threads(line, orders.threads, clock())
     function: Any = None
     while (message := receive()) is not None:
         definitions, tokened, calls = message
@@ -116,9 +123,12 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
         last = len(calls) - 1
         flushed = ended = clock()
         for position, (number, name, payload) in enumerate(calls):
-            if tokened and not take():
-                dropped = len(calls) - position
-                break
+            if tokened:
+                try:
+                    take(counter)
+                except BlockingIOError:
+                    dropped = len(calls) - position
+                    break
             began = ended
             words[0] = number
             try:
@@ -165,6 +175,8 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
         _check(line, inode)
         _answer(line, answers, weight, (ended - flushed, True, dropped, _recycle))
         slab.clear()
+        if ended >= threads.due:
+            threads.look(ended)
         if _recycle:
             return
 
@@ -223,6 +235,31 @@ class _Scales:
         self._next = now + 0.1
         if (anonymous_memory("self") or 0) > self._limit:
             ask_to_be_recycled()
+
+
+class _Threads:
+    """Tells the parent, once, when this process runs more threads than it owns."""
+
+    def __init__(self, line: Channel, owned: int, now: float) -> None:
+        self._line = line
+        self._owned = owned
+        self._began = self._looked = now
+        self._crowd: Any = None
+        self.due = now + _FIRST_LOOK
+
+    def look(self, now: float) -> None:
+        if self._crowd is None:
+            from pooltable.pool.crowd import Crowd
+
+            self._crowd = Crowd(self._owned)
+            found = None
+        else:
+            found = self._crowd.look(now - self._looked)
+        self._looked = now
+        self.due = now + max(_FIRST_LOOK, now - self._began)
+        if found is not None:
+            self.due = inf
+            self._line.send(pack(("crowded", *found)))
 
 
 def anonymous_memory(pid: int | str) -> int | None:
