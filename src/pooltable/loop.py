@@ -38,9 +38,10 @@ HALT_SECONDS = 60.0  # how long a service pauses when everything fails
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is asked to do. `size`: rows that run at once."""
+    """What a run is asked to do. `size`: calls of the task that run at once, each with up to `batch` rows."""
 
     size: int
+    batch: int
     retry: Retry
     pace: Pace
     lease_seconds: float
@@ -48,6 +49,10 @@ class Plan:
     poll: float
     max_rows: int | None
     lets_workers_go: bool
+
+    def workers_for(self, rows: int) -> int:
+        """How many workers find something to do in so many rows."""
+        return min(self.size, -(-rows // self.batch))
 
 
 class Loop:
@@ -70,9 +75,9 @@ class Loop:
         self._inbox = inbox
         self._requests = requests
         self._reporter = reporter
-        self._patience = Patience(plan.pace.db_wait, requests, reporter.tell)
-        self._hands = Hands(crew, inbox, reporter, plan.retry)
-        self._upkeep = Upkeep(lease, self._patience, plan.lease_seconds, plan.retry, reporter)
+        self._patience = Patience(plan.pace, requests, reporter.tell)
+        self._hands = Hands(crew, inbox, reporter, plan.retry, plan.batch)
+        self._upkeep = Upkeep(lease, self._patience, plan.lease_seconds, plan.retry, reporter, inbox.wake)
         self._census = Census(lambda: table.counts().pending, reporter.tally.saw_pending)
         self._ladder = Ladder(plan.pace.grace)
         self._appetite = Appetite(plan.poll)
@@ -106,6 +111,7 @@ class Loop:
 
     def _begin(self, look: Look) -> None:
         now = time.monotonic()
+        self._lease.bound(self._patience.bound)
         if self._lease.files:
             with suppress(OSError):
                 self._files = FileWatch(self._lease.files, self._inbox.wake)
@@ -120,7 +126,7 @@ class Loop:
         if look.unsafe_file_system:
             self._reporter.notice("file system unsafe", name=look.unsafe_file_system)
         self._appetite.dry = not look.pending
-        self._wanted = self._plan.size if self._plan.forever else min(self._plan.size, look.pending)
+        self._wanted = self._plan.size if self._plan.forever else self._plan.workers_for(look.pending)
         if not self._requests.count:
             self._crew.start(self._wanted)
 
@@ -152,9 +158,6 @@ class Loop:
             self._reporter.tell(Stopping("drain", reason, running, self._plan.pace.grace))
         else:
             self._reporter.tell(Stopping("now" if step is Step.NOW else "leave", reason, running, 0.0))
-        if step >= Step.NOW:
-            # Who asks to stop now is not made to wait for a database that is away.
-            self._patience.seconds = 0.0
         self._hands.recall(kill=step >= Step.NOW)
 
     def _all_claimed(self) -> bool:
@@ -182,7 +185,7 @@ class Loop:
             return not self._plan.forever
         elif left.pending and not left.due_in:
             # Nobody was started yet if the table was empty when the run began.
-            self._wanted = max(self._wanted, min(self._plan.size, left.pending))
+            self._wanted = max(self._wanted, self._plan.workers_for(left.pending))
         elif left.pending and not self._reporter.is_paused:
             # The last claim came back short, so what is pending is under back-off.
             if not self._plan.pace.wait and not self._plan.forever:
@@ -213,20 +216,23 @@ class Loop:
         if not in_vain:
             self._hands.recall(kill=False)
         until = time.monotonic() + (0.0 if in_vain and unfinished else self._plan.pace.grace)
-        self._crew.end(lambda: self._requests.count < Step.NOW and time.monotonic() < until, in_a_hurry=leaving)
+        self._crew.end(
+            lambda: self._requests.count < Step.NOW and time.monotonic() < until,
+            in_a_hurry=lambda: leaving or self._requests.count >= Step.LEAVE,
+        )
         self._hands.collect()
         if self._files is not None:
             self._files.close()
+        self._upkeep.close()
         left, elsewhere = 0, 0
         if not in_vain:
             try:
+                left, elsewhere = self._close_lease()
+            except (DatabaseError, KeyboardInterrupt) as error:
                 # As everywhere, the one who asks for it a third time is not made to wait for the database.
-                with self._requests.interrupting(Step.LEAVE):
-                    left, elsewhere = self._close_lease()
-            except DatabaseError as error:
-                self._error = self._error or error
-            except KeyboardInterrupt:
-                leaving = True
+                leaving = self._requests.count >= Step.LEAVE
+                self._error = self._error or (None if leaving else error)
+        self._lease.abandon()
         summary = self._reporter.tally.summary(
             self._lease.id,
             time.monotonic(),
@@ -252,7 +258,8 @@ class Loop:
             self._hands.wrote(ends, self._lease.finish([ended.finish for ended in ends]), time.monotonic())
         elsewhere = self._lease.left().elsewhere
         self._lease.close()
-        return self._table.counts().pending, elsewhere
+        with self._requests.interrupting(Step.LEAVE):
+            return self._table.counts().pending, elsewhere
 
     # ---- the lease
 
@@ -310,7 +317,7 @@ class Loop:
         self._upkeep.rescue_soon(self._plan.poll)
         if self._plan.lets_workers_go:
             # Those that are let go are not called back before there is something to do.
-            self._wanted = min(self._wanted, len(self._hands))
+            self._wanted = min(self._wanted, self._plan.workers_for(len(self._hands)))
 
     def _took(self, claims: Sequence[Claim], seconds: float) -> None:
         waiting = self._reporter.tally.pending
@@ -320,7 +327,7 @@ class Loop:
         # As many workers as there are rows for them: those held, those known to wait, or more than anybody knew of.
         unknown = len(claims) > waiting and not self._appetite.dry
         rows = len(self._hands) + self._reporter.tally.pending
-        self._wanted = max(self._wanted, self._plan.size if unknown else min(self._plan.size, rows))
+        self._wanted = max(self._wanted, self._plan.size if unknown else self._plan.workers_for(rows))
 
     def _send(self) -> None:
         """Read the columns of what was claimed, and send it to the crew."""
@@ -329,8 +336,9 @@ class Loop:
         while claims := self._hands.to_read():
             rows = self._patience.ask(self._lease.read, claims)
             if rows is None:
-                return
+                break
             self._hands.send(rows)
+        self._hands.send_batches(time.monotonic(), more=not (self._appetite.dry or self._all_claimed()))
 
     # ---- waiting
 
@@ -344,7 +352,7 @@ class Loop:
         free, away = self._free_room(), self._patience.retry_at
         times: list[float | None] = [away]
         if away is None:
-            times = [self._upkeep.next, self._hands.next_write]
+            times = [self._upkeep.next, self._hands.next_write, self._hands.next_send]
             if free:
                 times.append(self._appetite.next)
             if self._should_look:
@@ -353,8 +361,8 @@ class Loop:
         grace = self._ladder.seconds_left(now)
         seconds = max(0.0, min([at - now for at in times if at is not None] + ([] if grace is None else [grace])))
         # Short rows end together: wake up for many of them at a time, and often enough to keep the promised 50 ms.
-        held = len(self._hands)
-        answers = max(1, min(256, held // 2)) if held > 2 * self._plan.size else 1
+        calls = self._hands.calls
+        answers = max(1, min(256, calls // 2)) if calls > 2 * self._plan.size else 1
         if answers > 1:
             seconds = min(seconds, GATHER_SECONDS)
         if away is None and self._appetite.dry and (free or self._should_look):

@@ -36,8 +36,9 @@ class Pace:
 class Room:
     """How many rows to hold: enough that no worker idles, few enough that a claimed row is soon run.
 
-    One row runs in each worker; ahead of it wait as many as fill one claim's round trip, or 50 ms if that is more. Rows
-    are bounded, and so are the bytes of their columns.
+    One row runs in each worker; ahead of it wait as many as fill one claim's round trip, or 50 ms if that is more. With
+    `batch` it is whole batches, and at least one of them waits. Rows are bounded, and so are the bytes of their
+    columns.
     """
 
     AHEAD_SECONDS = 0.05
@@ -45,7 +46,8 @@ class Room:
     MOST_BYTES = 64 * 2**20
     READ_AT_ONCE = 200  # rows: how large they are is known only when they were read
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int = 1) -> None:
+        self.batch = batch
         self.row_seconds: float | None = None
         self.row_bytes = 0.0
         self.claim_seconds = 0.0
@@ -66,6 +68,12 @@ class Room:
         self.row_bytes = max(mean, self.row_bytes + 0.2 * (mean - self.row_bytes))
 
     def per_worker(self) -> int:
+        if self.batch > 1:
+            most = max(2, self.MOST_ROWS // self.batch)
+            return self.batch * min(most, max(2, math.ceil(self._rows_per_worker() / self.batch)))
+        return self._rows_per_worker()
+
+    def _rows_per_worker(self) -> int:
         if self.row_seconds is None:
             return 1
         ahead = max(self.AHEAD_SECONDS, self.claim_seconds) / max(self.row_seconds, 1e-6)

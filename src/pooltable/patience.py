@@ -1,4 +1,9 @@
-"""Asks the database, and bears it being away: answers None meanwhile and tries again, with growing pauses."""
+"""Asks the database, and bears it being away: answers None meanwhile and tries again, with growing pauses.
+
+It also says how long one answer may take, so that a server which is silent, or kept locked by somebody, holds nobody up
+who asks to stop. A verb ends early by failing as it does when its connection is lost, never by an exception that comes
+from outside in the middle of a commit.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from typing import Any, TypeVar
 
 from pooltable.errors import DatabaseUnavailable
 from pooltable.events import DatabaseAway, DatabaseBack, Event
+from pooltable.pace import Pace, Step
 from pooltable.signals import StopRequests
 
 Answer = TypeVar("Answer")
@@ -15,20 +21,37 @@ Answer = TypeVar("Answer")
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 
+# How long one answer may take: at least so many seconds, however short the lease, and after a request to stop now.
+LEAST_SECONDS = 10.0
+HURRIED_SECONDS = 3.0
+
 
 class Patience:
-    """Bears a database that is away for `seconds`, None without end; `tell` hears when it goes and comes back."""
+    """Bears a database that is away as long as the pace says; `tell` hears when it goes and comes back."""
 
-    def __init__(self, seconds: float | None, requests: StopRequests, tell: Callable[[Event], None]) -> None:
-        self.seconds = seconds
+    def __init__(self, pace: Pace, requests: StopRequests, tell: Callable[[Event], None]) -> None:
         self.retry_at: float | None = None  # while it is away: when it is asked again
+        self._pace = pace
         self._requests = requests
         self._tell = tell
         self._away_since = 0.0
         self._pause = FIRST_PAUSE
 
+    def bound(self) -> float:
+        """How many seconds one answer may take, as things stand. From any thread."""
+        if self._requests.count >= Step.LEAVE:
+            return 0.0
+        return HURRIED_SECONDS if self._is_hurried else max(self._pace.lease, LEAST_SECONDS)
+
+    @property
+    def _is_hurried(self) -> bool:
+        """Whether a stop has come as far as its second step, also while the loop waits here and does not know yet."""
+        since = self._requests.since
+        late = since is not None and time.monotonic() >= since + self._pace.grace
+        return late or self._requests.count >= Step.NOW
+
     def ask(self, verb: Callable[..., Answer], *args: Any) -> Answer | None:
-        """What the database answers; None while it is away, and when a second request to stop came meanwhile.
+        """What the database answers; None while it is away, and when a third request to stop came meanwhile.
 
         Raises DatabaseUnavailable when the patience is over.
         """
@@ -36,18 +59,16 @@ class Patience:
         if self.retry_at is not None and now < self.retry_at:
             return None
         try:
-            # A table that somebody else keeps locked is waited for, longer than who asks to stop now can wait.
-            with self._requests.interrupting(2):
-                answer = verb(*args)
-        except KeyboardInterrupt:
-            if self._requests.count < 2:
-                raise
-            return None
+            answer = verb(*args)
         except DatabaseUnavailable as error:
+            if self._requests.count >= Step.LEAVE:
+                return None
             if self.retry_at is None:
                 self._away_since, self._pause = now, FIRST_PAUSE
                 self._tell(DatabaseAway(str(error)))
-            if self.seconds is not None and now >= self._away_since + self.seconds:
+            # Who asks to stop now is not made to wait for a database that is away.
+            wait = 0.0 if self._is_hurried else self._pace.db_wait
+            if wait is not None and now >= self._away_since + wait:
                 raise
             self.retry_at = time.monotonic() + self._pause
             self._pause = min(LONGEST_PAUSE, self._pause * 2)

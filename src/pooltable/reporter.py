@@ -48,12 +48,14 @@ Callback = Callable[[Row, Any], object]
 
 @dataclass(slots=True)
 class Ended:
-    """A row that ended and is not written yet. `not_before`: another transaction held it locked, so try again then."""
+    """A row that ended and is not written yet. `not_before`: another transaction held it locked, so try again then.
+    `shared`: it was lost together with other rows, which says nothing about it."""
 
     finish: Finish
     row: Row | None
     outcome: Outcome | None
     not_before: float = 0.0
+    shared: bool = False
 
 
 class Reporter:
@@ -168,6 +170,8 @@ class Reporter:
             return self.burst.saw("")
         if end.end == "failed" and self._error_callback and row is not None:
             self._callers.call(self._error_callback, row, _error_of(outcome, end))
+        if ended.shared:
+            return False
         if end.end in ("failed", "retry") and not (isinstance(outcome, Raised) and isinstance(outcome.error, Fail)):
             # A Fail is the task's verdict on one row, not a sign that something is broken for all.
             return self.burst.saw(end.kind)
@@ -180,9 +184,7 @@ class Reporter:
 
     def read_output(self) -> str:
         """Make the folder that workers write their output to, and read it from now on."""
-        mine = f"{_PREFIX}{identity.own_pid()}-{identity.started()}-"
-        _sweep()
-        self.folder = tempfile.mkdtemp(prefix=mine)
+        self.folder = own_folder()
         self._reader = Reader(self.folder)
         return self.folder
 
@@ -236,6 +238,12 @@ class Reporter:
 
 # Who made a folder is in its name, with the pid's namespace: another container's runners may share this folder.
 _PREFIX = f"pooltable-{''.join(filter(str.isdigit, identity.pid_namespace()))}-"
+
+
+def own_folder() -> str:
+    """A new temporary folder; should this program be killed, the next one removes it."""
+    _sweep()
+    return tempfile.mkdtemp(prefix=f"{_PREFIX}{identity.own_pid()}-{identity.started()}-")
 
 
 def _sweep() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -44,6 +45,7 @@ class StopRequests:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._reasons: list[str] = []  # appended to from any thread, and by handlers that interrupt one
         self._interrupt_from: int | None = None
+        self.since: float | None = None  # when the first came, by the monotonic clock
         self._wake = wake
         self._former: dict[int, object] = {}
 
@@ -57,6 +59,8 @@ class StopRequests:
         return self._reasons[-1] if self._reasons else ""
 
     def request(self, reason: str) -> None:
+        if self.since is None:
+            self.since = time.monotonic()
         self._reasons.append(reason)
         self._wake()
 
@@ -64,7 +68,8 @@ class StopRequests:
     def interrupting(self, number: int) -> Iterator[None]:
         """While inside, the signal that is request `number`, and each one after it, raises KeyboardInterrupt there.
 
-        For what may take long in the main thread: a row that runs in it, a database that is locked by somebody else.
+        For what may take long in the main thread, such as a row that runs in it. Not for what must not break off in the
+        middle.
         """
         before, self._interrupt_from = self._interrupt_from, number
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from pooltable.events import LeaseLapsed, RowsRescued
+from pooltable.events import EndsForgotten, LeaseLapsed, RowsRescued
 from pooltable.hands import Hands
 from pooltable.patience import Patience
 from pooltable.reporter import Reporter
 from pooltable.table.lease import Lease
+from pooltable.table.neighbours import Neighbours
 from pooltable.table.rescue import Rescue
 from pooltable.table.states import Retry
 
@@ -18,7 +20,15 @@ RESCUE_SECONDS = 0.2  # between two rescues, however many runners die
 class Upkeep:
     """Knows when a lease of `seconds` is due for a beat, and when somebody else's may have run out."""
 
-    def __init__(self, lease: Lease, patience: Patience, seconds: float, retry: Retry, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        lease: Lease,
+        patience: Patience,
+        seconds: float,
+        retry: Retry,
+        reporter: Reporter,
+        wake: Callable[[], None],
+    ) -> None:
         self._lease = lease
         self._patience = patience
         self._seconds = seconds
@@ -26,14 +36,19 @@ class Upkeep:
         self._reporter = reporter
         self._beat_at = time.monotonic() + seconds / 3
         self._rescued_at = self._rescue_at = 0.0
+        self._neighbours = Neighbours(wake)
 
     @property
     def next(self) -> float:
         """When something is due next, by the monotonic clock."""
         return min(self._beat_at, self._rescue_at)
 
+    def close(self) -> None:
+        self._neighbours.close()
+
     def beat_if_due(self, hands: Hands) -> None:
-        """Renew the lease. After a lapse the rows that others took meanwhile are let go."""
+        """Renew the lease. After a lapse the rows that others took meanwhile are let go; rows whose end the database
+        forgot are given back."""
         # A database that was away is asked for this first: whether the lease outlived that matters most.
         if time.monotonic() < self._beat_at and self._patience.retry_at is None:
             return
@@ -41,9 +56,14 @@ class Upkeep:
         if beat is None:
             return
         self._beat_at = time.monotonic() + self._seconds / 3
-        if beat.kept is not None:
-            lost = hands.keep(beat.kept)
-            self._reporter.tell(LeaseLapsed(beat.lapsed or 0.0, len(beat.kept), lost))
+        if beat.replaced:
+            self._reporter.notice("file replaced")
+        if beat.lapsed is not None:
+            lost = hands.keep(beat.open)
+            self._reporter.tell(LeaseLapsed(beat.lapsed, len(beat.open), lost))
+        forgotten = self._patience.ask(self._lease.reopened, hands.claims, beat.open, self._retry)
+        if forgotten is not None and (forgotten.pending or forgotten.failed):
+            self._reporter.tell(EndsForgotten(forgotten.pending, forgotten.failed))
 
     def rescue_soon(self, pause: float) -> None:
         """Somebody may have died: look so many seconds after the last time."""
@@ -52,11 +72,15 @@ class Upkeep:
     def rescue_if_due(self) -> Rescue | None:
         """Take back the rows of dead runners; None when that was not due, or the database is away."""
         now = time.monotonic()
+        if self._neighbours.ended:
+            self._neighbours.ended = False
+            self.rescue_soon(0.0)
         if now < self._rescue_at:
             return None
         rescue = self._patience.ask(self._lease.rescue, self._retry)
         if rescue is None:
             return None
+        self._neighbours.show(self._lease.neighbours)
         expiry = self._seconds if rescue.next_expiry is None else rescue.next_expiry
         self._rescued_at, self._rescue_at = now, now + min(max(expiry, RESCUE_SECONDS), self._seconds)
         if rescue.pending or rescue.failed:

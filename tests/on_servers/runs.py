@@ -253,11 +253,12 @@ class Running:
 
     def close(self) -> None:
         """Ends it if it still runs, and removes what it could not remove itself."""
-        if not self.alive:
+        if self.alive:
+            self.process.send_signal(signal.SIGCONT)
+            self.kill()
+        if self.process.returncode != -signal.SIGKILL:
             return
-        self.process.send_signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait(10)
+        # The next run does that, too; but maybe there was none since its workers have ended.
         for folder in Path(tempfile.gettempdir()).glob(f"pooltable-*-{self.process.pid}-*"):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -49,21 +49,12 @@ def test_connections_cut_again_and_again_in_mid_commit_write_everything_once(sit
     site.check()
 
 
-REGISTERS_TWICE = pytest.mark.xfail(
-    strict=True, reason="the runner's row is inserted again after its commit got through"
-)
-SILENCE_IS_NOT_BOUNDED = pytest.mark.xfail(strict=True, reason="a silent connection is waited for without end")
-LOCKS_ARE_WAITED_FOR = pytest.mark.xfail(
-    strict=True, reason="a rescue waits for the locks of a runner that fell silent"
-)
-
-
-@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=REGISTERS_TWICE)])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_connection_cut_while_a_runner_registers_itself(site: Site, proxy: Proxy, moment: Moment) -> None:
     site.fill(5)
-    rule = proxy.cut_at(b"COMMIT", moment, after=b"INSERT INTO", nth=1)
+    rule = proxy.cut_at(b"COMMIT", moment, after=b"pid_namespace", nth=1)
     running = site.start(url=proxy.url)
-    assert running.ends_with() == 0
+    assert running.ends_with() == 0, running.story()
     assert rule.cut.is_set()
     site.check()
 
@@ -134,7 +125,6 @@ def test_rows_keep_running_while_the_connection_is_silent_and_are_written_when_i
     site.check()
 
 
-@SILENCE_IS_NOT_BOUNDED
 def test_a_stop_is_heard_while_the_connection_is_silent(site: Site, proxy: Proxy) -> None:
     site.fill(4)
     site.close_gate()
@@ -151,14 +141,7 @@ def test_a_stop_is_heard_while_the_connection_is_silent(site: Site, proxy: Proxy
     site.check()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        b"",
-        pytest.param(b"FOR UPDATE", marks=LOCKS_ARE_WAITED_FOR),
-        pytest.param(b"SET expires_at", marks=LOCKS_ARE_WAITED_FOR),
-    ],
-)
+@pytest.mark.parametrize("words", [b"", b"FOR UPDATE", b"SET expires_at"])
 def test_a_runner_behind_a_silent_connection_loses_its_rows_to_one_that_is_not(
     site: Site, proxy: Proxy, words: bytes
 ) -> None:

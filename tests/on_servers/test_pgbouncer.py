@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from pooltable import TaskTable
 from tests.on_servers.runs import Site
 from tests.servers import Server
 
@@ -79,3 +80,5 @@ def test_three_runners_share_two_connections_of_pgbouncer_in_transaction_mode(si
     assert [one.ends_with() for one in runs] == [0, 0, 0]
     assert Counter(site.starts()) == {(key, 1): 1 for key in range(1, 301)}
     site.check()
+    # Its checks, too, set nothing for a session.
+    assert [one for one in TaskTable(bouncer, "video").findings() if one.level == "error"] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import threading
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from pooltable import DatabaseError, DatabaseUnavailable, Pace, Retry, TaskTable, events, run
+from pooltable import DatabaseError, DatabaseUnavailable, Pace, Retry, Runner, TaskTable, events, run
 from pooltable.loop import Loop
 from pooltable.table.database import Session
 from pooltable.table.lease import Exchange, Lease
@@ -21,7 +22,7 @@ def table(videos, **options):
     return TaskTable(videos.url, "video", **{"write": ("caption",), **options})
 
 
-VERBS = ("exchange", "read", "beat", "rescue", "left", "changed")
+VERBS = ("exchange", "read", "beat", "reopened", "rescue", "left", "changed")
 
 
 @pytest.fixture
@@ -201,6 +202,128 @@ def test_the_second_signal_is_obeyed_while_somebody_keeps_the_database_locked(vi
         other.execute("ROLLBACK")
         other.close()
     assert run(missions.gated, table(videos), processes=1).done == 1
+
+
+@pytest.mark.parametrize("requests", [2, 3])
+def test_stop_is_obeyed_while_somebody_keeps_the_database_locked(videos, requests):
+    gate = videos.folder / "gate"
+    videos.add(gate)
+    runner = Runner(missions.gated, table(videos), processes=1, pace=Pace(grace=60))
+    ended = []
+
+    def go():
+        try:
+            ended.append(runner.run())
+        except DatabaseUnavailable as error:
+            ended.append(error.summary)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    wait_until(lambda: videos.notes())
+    other = sqlite3.connect(videos.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    gate.touch()
+    wait_until(lambda: any(line.startswith("end") for line in videos.notes()))
+    began = time.monotonic()
+    for _ in range(requests):
+        runner.stop()
+        time.sleep(0.1)  # so that each finds the loop in another place; if not, the test is only easier
+    thread.join(20)
+    assert time.monotonic() - began < 12
+    other.execute("ROLLBACK")
+    other.close()
+    # Its end could not be written: the one who stops now hears that, the one who leaves at once knows it.
+    assert [summary.exit_code for summary in ended] == [4 if requests == 2 else 3]
+    videos.sql("UPDATE pooltable_runner SET stopped_at = 0")  # this process lives
+    assert run(missions.gated, table(videos), processes=1).done == 1
+
+
+def test_a_file_that_is_moved_away_is_waited_for_and_found_again(videos):
+    gate = videos.folder / "gate"
+    videos.add(gate, gate)
+    moved = videos.path.with_name("moved.db")
+    seen = []
+
+    def hear(event):
+        seen.append(type(event).__name__)
+        if isinstance(event, events.DatabaseAway):
+            assert "has gone while it was in use" in event.error
+            moved.rename(videos.path)
+            gate.touch()
+
+    mover = threading.Thread(target=lambda: (wait_until(lambda: videos.notes()), videos.path.rename(moved)))
+    mover.start()
+    summary = run(missions.gated, table(videos), processes=1, pace=Pace(lease=0.6), listeners=[hear])
+    mover.join()
+    assert (summary.done, summary.exit_code) == (2, 0)
+    assert {"DatabaseAway", "DatabaseBack"} <= set(seen)
+    assert videos.sql("SELECT attempt FROM pooltable_video") == [(1,), (1,)]
+
+
+def test_a_file_that_has_gone_for_good_ends_the_run_with_exit_code_4(videos):
+    videos.add(videos.folder / "gate")
+    moved = videos.path.with_name("moved.db")
+    mover = threading.Thread(target=lambda: (wait_until(lambda: videos.notes()), videos.path.rename(moved)))
+    mover.start()
+    with pytest.raises(DatabaseUnavailable, match="has gone while it was in use") as caught:
+        run(missions.gated, table(videos), processes=1, pace=Pace(lease=0.6, db_wait=0.5))
+    mover.join()
+    assert caught.value.summary.exit_code == 4
+    assert not videos.path.exists(), "nobody makes an empty one in its place"
+    moved.rename(videos.path)
+    videos.sql("UPDATE pooltable_runner SET stopped_at = 0")  # this process lives
+    assert run(missions.nothing, table(videos), processes=1).done == 1
+
+
+def test_a_file_that_was_replaced_is_told_and_gone_on_with(videos):
+    gate = videos.folder / "gate"
+    videos.add(gate, gate)
+    seen = []
+
+    def replace():
+        wait_until(lambda: videos.notes())
+        copy = sqlite3.connect(videos.folder / "copy.db")
+        source = sqlite3.connect(videos.path)
+        source.backup(copy)
+        source.close()
+        copy.close()
+        os.replace(videos.folder / "copy.db", videos.path)
+        for end in ("-wal", "-shm"):
+            videos.path.with_name(videos.path.name + end).unlink(missing_ok=True)
+        wait_until(lambda: any(isinstance(event, events.Noticed) for event in seen))
+        gate.touch()
+
+    replacer = threading.Thread(target=replace)
+    replacer.start()
+    summary = run(missions.gated, table(videos), processes=1, pace=Pace(lease=0.6), listeners=[seen.append])
+    replacer.join()
+    assert summary.done == 2
+    assert [event.what for event in seen if isinstance(event, events.Noticed)] == ["file replaced"]
+    assert videos.statuses() == {"DONE": 2}
+
+
+def test_an_end_that_the_database_forgot_is_told_and_its_row_run_again(videos):
+    gate = videos.folder / "gate"
+    videos.add("ok", gate)
+    seen = []
+
+    def forget():
+        wait_until(lambda: videos.statuses() == {"DONE": 1, "DOING": 1})
+        videos.sql("UPDATE pooltable_video SET ended = NULL, finished_at = NULL WHERE id = 1")
+        videos.sql("UPDATE video SET status = 'DOING', content = ? WHERE id = 1", str(gate))
+        wait_until(lambda: any(isinstance(event, events.EndsForgotten) for event in seen))
+        gate.touch()
+
+    videos.sql("UPDATE video SET content = ? WHERE id = 1", str(missions.notes()))
+    missions.notes().touch()
+    forgetter = threading.Thread(target=forget)
+    forgetter.start()
+    summary = run(missions.gated, table(videos), processes=1, pace=Pace(lease=0.6), listeners=[seen.append])
+    forgetter.join()
+    assert [event for event in seen if isinstance(event, events.EndsForgotten)] == [events.EndsForgotten(1, 0)]
+    assert videos.statuses() == {"DONE": 2}
+    assert videos.sql("SELECT attempt, rescued FROM pooltable_video ORDER BY id") == [(2, 1), (1, 0)]
+    assert summary.exit_code == 0
 
 
 def test_a_database_that_stays_away_ends_the_run_after_the_patience(videos, monkeypatch):

@@ -74,7 +74,8 @@ def test_a_runner_that_waits_takes_the_rows_of_a_killed_one_at_once(videos, serv
     first = service("gated", "processes=1")
     wait_until(lambda: videos.notes())
     videos.add("later:2")  # what the second waits for, while the first lives
-    second = service("by_content", f"processes=1, {waiting}")
+    # It is told that the process has ended: its next look would be after half a minute.
+    second = service("by_content", f"processes=1, poll=30.0, {waiting}")
     wait_until(lambda: any(" later:2 " in line for line in videos.notes()))
     videos.sql("UPDATE video SET content = 'ok' WHERE id = 1")
     first.signal(signal.SIGKILL)

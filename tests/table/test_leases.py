@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from pooltable import Retry
+from pooltable.errors import DatabaseUnavailable
 from pooltable.table import identity
+from pooltable.table.database import Session
+from pooltable.table.neighbours import Neighbours
+from pooltable.table.postgres import PostgreSQL
 from tests.table.places import ends, wait_until
 
 RETRY = Retry(rescued=3)
@@ -22,8 +27,8 @@ def statuses(place):
 
 def test_a_beat_in_time_says_nothing(place):
     lease = place.lease(place.video(1))
-    lease.claim(1)
-    assert lease.beat() == (None, None)
+    (claim,) = lease.claim(1)
+    assert lease.beat() == (None, {(claim.key, claim.claim_no)}, False)
 
 
 def test_a_beat_after_a_lapse_renews_the_lease_and_tells_which_claims_are_still_ours(place):
@@ -35,8 +40,8 @@ def test_a_beat_after_a_lapse_renews_the_lease_and_tells_which_claims_are_still_
     taken = other.claim(1)
     beat = lease.beat()
     assert beat.lapsed == pytest.approx(20, abs=5)
-    assert beat.kept == {(claims[0].key, claims[0].claim_no), (claims[2].key, claims[2].claim_no)}
-    assert lease.beat() == (None, None)
+    assert beat.open == {(claims[0].key, claims[0].claim_no), (claims[2].key, claims[2].claim_no)}
+    assert lease.beat().lapsed is None
     assert ends(lease.done(*claims)) == ["done", "fenced", "done"]
     other.done(*taken)
 
@@ -47,7 +52,7 @@ def test_a_lapse_that_a_claim_noticed_is_told_by_the_next_beat(place):
     (claim,) = lease.claim(1)
     beat = lease.beat()
     assert beat.lapsed == pytest.approx(20, abs=5)
-    assert beat.kept == {(claim.key, claim.claim_no)}
+    assert beat.open == {(claim.key, claim.claim_no)}
 
 
 def test_a_lease_is_renewed_by_exchanges_as_well(place):
@@ -55,7 +60,7 @@ def test_a_lease_is_renewed_by_exchanges_as_well(place):
     place.shift(15, "expires_at")
     lease.exchange([], 1)
     place.shift(20, "expires_at")
-    assert lease.beat() == (None, None)
+    assert lease.beat().lapsed is None
 
 
 def test_a_runner_whose_row_was_deleted_makes_it_anew(place):
@@ -205,7 +210,7 @@ def test_a_runner_that_was_thought_dead_and_comes_back_learns_what_it_lost_and_g
     place.lapse(stopped)
     living.rescue(RETRY)
     beat = stopped.beat()
-    assert beat.kept == frozenset()
+    assert beat.open == frozenset()
     assert ends(stopped.done(*claims)) == ["fenced"]
     stopped.done(*stopped.claim(2))
     assert statuses(place) == ["DONE"] * 2
@@ -247,6 +252,92 @@ def test_many_rows_of_a_dead_runner_are_rescued_in_portions(place):
     assert len(living.claim(2000)) == 1300
 
 
+def test_a_dead_runner_whose_row_is_locked_is_left_for_the_next_look(served):
+    """It fell silent in the middle of a transaction; or it beats, or is rescued, at this very moment."""
+    table = served.video(2)
+    dead, living = served.lease(table), served.lease(table)
+    dead.claim(2)
+    served.process_gone(dead)
+    with served.holding(f"SELECT * FROM pooltable_runner WHERE id = '{dead.id}' FOR UPDATE"):
+        began = time.monotonic()
+        rescue = living.rescue(RETRY)
+        assert time.monotonic() - began < 3
+        assert (rescue.pending, rescue.runners) == (0, ())
+        assert rescue.next_expiry <= 1
+    assert living.rescue(RETRY).pending == 2
+
+
+def test_a_transaction_that_stands_still_is_ended_by_the_server(served, monkeypatch):
+    monkeypatch.setattr("pooltable.table.mysql.IDLE_SECONDS", 1)
+    monkeypatch.setattr(PostgreSQL, "begin", PostgreSQL.begin.replace("'5s'", "'1s'"))
+    table = served.video(1)
+    silent, other = served.lease(table), served.lease(table)
+    claims = silent.claim(1)
+    stands = threading.Event()
+
+    def stand_still(c):
+        silent._statements.opening(c, silent.id)
+        stands.set()
+        wait_until(lambda: served.value("SELECT status FROM video") == "DONE")
+
+    def end_it():
+        stands.wait(10)
+        # The lock of the silent one is in the way of its own next transaction until the server ends it.
+        connection = other._session.connection()
+        connection.begin()
+        other._statements.opening(connection, silent.id)
+        connection.commit()
+        served.sql("UPDATE video SET status = 'DONE'")
+
+    thread = threading.Thread(target=end_it)
+    thread.start()
+    tries = []
+    silent._session.transact(lambda c: tries.append(1) or (stand_still(c) if len(tries) == 1 else None))
+    thread.join()
+    assert len(tries) == 2
+    assert ends(silent.done(*claims)) == ["marked"]
+
+
+# ---- what the server forgot
+
+
+def test_rows_that_are_open_under_a_lease_whose_runner_does_not_hold_them_are_given_back(place):
+    table = place.video(4)
+    lease = place.lease(table)
+    claims = lease.claim(3)
+    held = {(claims[0].key, claims[0].claim_no)}
+    found = lease.beat().open
+    assert lease.reopened(found, found, RETRY).pending == 0
+    lease.done(claims[1])
+    # As after a fail-over to a replica that was behind: the end is not there.
+    place.sql("UPDATE pooltable_video SET ended = NULL, finished_at = NULL WHERE id = 2")
+    place.sql("UPDATE video SET status = 'DOING' WHERE id = 2")
+    place.fates.clear()
+    rescue = lease.reopened(held, lease.beat().open, RETRY)
+    assert (rescue.pending, rescue.failed) == (2, 0)
+    assert statuses(place) == ["DOING", "PENDING", "PENDING", "PENDING"]
+    entry = table.entry(2)
+    assert (entry.ended, entry.rescued, entry.fails, entry.lost) == ("lost", 1, 0, 0)
+    assert "lost how its last attempt ended" in entry.reason
+    assert ends(lease.done(*claims)) == ["done", "fenced", "fenced"]
+
+
+def test_rows_of_a_claim_whose_answer_was_lost_are_not_given_back(place, monkeypatch):
+    lease = place.lease(place.video(2))
+    transact = Session.transact
+
+    def lost(session, work):
+        transact(session, work)
+        raise DatabaseUnavailable("cut off during the commit")
+
+    monkeypatch.setattr(Session, "transact", lost)
+    with pytest.raises(DatabaseUnavailable):
+        lease.claim(1)
+    monkeypatch.undo()
+    assert lease.reopened((), lease.beat().open, RETRY).pending == 0
+    assert [claim.key for claim in lease.claim(1)] == [(1,)]
+
+
 # ---- which process lives
 
 
@@ -270,3 +361,55 @@ def test_a_process_that_ended_and_was_not_reaped_is_gone():
 def test_a_process_of_which_nothing_is_known_is_taken_for_living():
     assert identity.lives(None, None)
     assert identity.lives(4711, None)
+
+
+# ---- neighbours: processes whose end is noticed at once
+
+
+@pytest.fixture
+def told():
+    return threading.Event()
+
+
+@pytest.fixture
+def neighbours(told):
+    neighbours = Neighbours(told.set)
+    yield neighbours
+    neighbours.close()
+
+
+def test_the_end_of_a_neighbours_process_is_told_at_once(neighbours, told):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    both = {(one.pid, identity.started(one.pid)) for one in (process, other)}
+    neighbours.show(both)
+    neighbours.show(both)
+    other.communicate(b"\n")
+    assert told.wait(10)
+    assert neighbours.ended
+    # That it has ended is told once, as long as it is shown and after.
+    told.clear()
+    assert not told.wait(0.2)
+    neighbours.show({one for one in both if one[0] == process.pid})
+    assert not told.wait(0.2)
+    process.communicate(b"\n")
+    assert told.wait(10)
+
+
+def test_a_process_that_only_has_the_pid_of_a_neighbour_is_not_taken_for_it(neighbours, told):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    neighbours.show({(process.pid, "12345")})
+    process.communicate(b"\n")
+    assert not told.wait(0.3)
+
+
+def test_the_living_of_this_host_are_the_neighbours_and_nobody_else(place):
+    table = place.video(1)
+    lease, same, elsewhere, gone = (place.lease(table) for _ in range(4))
+    place.move_to_another_host(elsewhere)
+    place.process_gone(gone)
+    lease.rescue(RETRY)
+    assert lease.neighbours == {(os.getpid(), identity.started())}
+    same.close()
+    lease.rescue(RETRY)
+    assert lease.neighbours == frozenset()

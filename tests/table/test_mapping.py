@@ -451,4 +451,4 @@ def test_tables_named_as_we_might_name_things_ourselves(place, name):
     place.due_now(f"pooltable_{name}")
     assert set(ends(lease.done(*lease.claim(5), value={"claim_no": 3}))) == {"done"}
     assert table.counts().done == 2
-    assert table.prune(-1.0) == 2
+    assert table.prune(-1.0).old == 2

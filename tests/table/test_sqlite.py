@@ -109,7 +109,7 @@ def test_a_writer_that_never_ends_makes_the_database_unavailable(sqlite, monkeyp
     assert len(lease.claim(2)) == 2
 
 
-def test_a_file_that_was_replaced_is_opened_anew(sqlite, tmp_path):
+def test_a_file_that_was_replaced_is_opened_anew_and_told_once(sqlite, tmp_path):
     table = sqlite.video(3)
     lease = sqlite.lease(table)
     claims = lease.claim(2)
@@ -123,16 +123,28 @@ def test_a_file_that_was_replaced_is_opened_anew(sqlite, tmp_path):
     for end in ("-wal", "-shm"):
         if os.path.exists(file_of(sqlite) + end):
             os.unlink(file_of(sqlite) + end)
+    # Who looked before us knows only the new file.
+    assert table.counts().doing == 2
     assert ends(lease.done(*claims)) == ["done", "done"]
     assert sqlite.statuses() == {1: "DONE", 2: "DONE", 3: "PENDING"}
+    assert [lease.beat().replaced for _ in range(2)] == [True, False]
 
 
-def test_a_file_that_was_removed_is_told_and_not_made_again(sqlite):
+def test_a_file_without_our_tables_in_its_place_is_told_as_what_it_is(sqlite, tmp_path):
+    lease = sqlite.lease(sqlite.video(1))
+    os.replace(file_of(sqlite), tmp_path / "moved.db")
+    dialect.create_file(file_of(sqlite))
+    with pytest.raises(DatabaseError, match=r"no such table.*; another file took its place while it was in use"):
+        lease.claim(1)
+    sqlite.foreign_doing = None
+
+
+def test_a_file_that_was_removed_is_waited_for_and_not_made_again(sqlite):
     lease = sqlite.lease(sqlite.video(1))
     for end in ("", "-wal", "-shm"):
         if os.path.exists(file_of(sqlite) + end):
             os.unlink(file_of(sqlite) + end)
-    with pytest.raises(MappingError, match="there is no file"):
+    with pytest.raises(DatabaseUnavailable, match="has gone while it was in use: there is no file"):
         lease.claim(1)
     assert not os.path.exists(file_of(sqlite))
     sqlite.foreign_doing = None

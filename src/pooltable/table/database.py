@@ -2,6 +2,7 @@
 
     TaskTable, Lease --work--> Session --statements--> Connection --> the driver
                                (transact, read)        (one driver connection)
+                                  ^ Guard: not for ever
 
 SQLAlchemy finds the driver, opens connections and reflects tables. The statements of the hot path go to the driver's
 own connection, because there are thousands of them a second and they never change.
@@ -19,7 +20,8 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from pooltable.errors import DatabaseError, DatabaseReadOnly, DatabaseUnavailable, MappingError
-from pooltable.table.dialects import Dialect, Trouble, dialect_of, engine_url
+from pooltable.table.dialects import Dialect, Trouble, connect_args, dialect_of, engine_url
+from pooltable.table.guard import Guard, Line
 
 Result = TypeVar("Result")
 Values = Sequence[Any]
@@ -47,7 +49,7 @@ class Database:
         else:
             url = engine_url(database)
             try:
-                self.engine = sa.create_engine(url, poolclass=NullPool)
+                self.engine = sa.create_engine(url, poolclass=NullPool, connect_args=connect_args(url))
             except (ImportError, sa.exc.NoSuchModuleError) as error:
                 raise MappingError(f"the database {url.render_as_string()} cannot be used: {error}") from error
         self.dialect: Dialect = dialect_of(self.engine)
@@ -59,7 +61,7 @@ class Database:
 
     def reflecting(self, look: Callable[[sa.Connection], Result]) -> Result:
         """`look` with a connection of SQLAlchemy's, for what is done once."""
-        self.dialect.refuse_missing(self.engine.url)
+        self.dialect.identity()
         try:
             with self.engine.connect() as connection:
                 return look(connection)
@@ -72,21 +74,27 @@ class Database:
         text = self.dialect.said(error)
         match self.dialect.trouble(error, raw):
             case Trouble.READ_ONLY:
-                return DatabaseReadOnly(f"{self.name} takes no writes: {text}")
+                return DatabaseReadOnly(f"{self.name} takes no writes: {text}; `pooltable doctor` says why")
             case Trouble.BUSY:
                 return DatabaseUnavailable(f"{self.name} is locked by others, and stayed so for long: {text}")
             case Trouble.LOST | Trouble.FULL:
-                return DatabaseUnavailable(f"{self.name} cannot be reached: {text}")
+                return DatabaseUnavailable(f"{self.name} cannot be reached: {text}{self.dialect.advice(error)}")
             case _:
-                return DatabaseError(f"{self.name}: {text}")
+                return DatabaseError(f"{self.name}: {text}{self.dialect.advice(error)}")
 
 
 class Connection:
     """One driver connection, in the driver's autocommit mode: transactions begin and end where we say so."""
 
-    def __init__(self, raw: Any, dialect: Dialect) -> None:
+    def __init__(self, raw: Any, dialect: Dialect, identity: object = None) -> None:
         self.raw = raw
         self.dialect = dialect
+        self.identity = identity  # of the file behind it
+        self.line: Line | None = None
+        # Without a descriptor to spare it works all the same, and only silence is not noticed.
+        with contextlib.suppress(OSError):
+            descriptor = dialect.descriptor(raw)
+            self.line = None if descriptor is None else Line(descriptor)
         self._cursor = raw.cursor()
         self._execute = self._cursor.execute
         self._executemany = self._cursor.executemany
@@ -141,9 +149,20 @@ class Connection:
         self._execute("RELEASE SAVEPOINT pooltable")
         return result
 
+    def sever(self) -> None:
+        """Has the driver find the connection lost, where it can be. From any thread."""
+        if self.line is not None:
+            self.line.sever()
+
+    @property
+    def is_severed(self) -> bool:
+        return self.line is not None and self.line.severed
+
     def close(self) -> None:
         with contextlib.suppress(Exception):  # a connection that is broken already has nothing left to say
             self.raw.close()
+        if self.line is not None:
+            self.line.close()
 
 
 class Session:
@@ -152,30 +171,64 @@ class Session:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.dialect = database.dialect
+        self.replaced = False  # whether the file behind it was another one when it was opened again
         self._connection: Connection | None = None
+        self._identity: object = None
+        self._began: float | None = None  # the verb that is under way
+        self._guard: Guard | None = None
+
+    def guard(self, bound: Callable[[], float]) -> None:
+        """From now on no verb waits longer for a server than `bound()` seconds, which may change meanwhile."""
+        self._guard = Guard(bound, lambda: self._began, self._sever)
+
+    def _sever(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.sever()
 
     def connection(self) -> Connection:
         connection = self._connection
-        if connection is not None and self.dialect.still_there(connection.raw):
+        if connection is not None and self.dialect.still_there(connection.raw, connection.identity):
             return connection
-        self.close()
-        engine = self.database.engine
-        self.dialect.refuse_missing(engine.url)
-        raw: Any = None
+        self.close_connection()
+        identity = self._look_for_file()
         try:
-            pooled = engine.raw_connection()
-            raw = pooled.driver_connection
-            pooled.detach()
-            self.dialect.opened(raw)
-            self._connection = Connection(raw, self.dialect)
+            if self._guard is not None and self.dialect.is_server:
+                raw = self._guard.opened(self._open)
+            else:
+                raw = self._open()
+            connection = Connection(raw, self.dialect, identity)
         except sa.exc.DBAPIError as error:
             raise self._unreachable(error.orig if isinstance(error.orig, BaseException) else error) from error
         except self.dialect.errors as error:
             raise self._unreachable(error) from error
-        finally:
-            if self._connection is None and raw is not None:
-                raw.close()
-        return self._connection
+        except TimeoutError as error:
+            raise DatabaseUnavailable(f"{self._silence} while a connection was opened") from error
+        self.replaced = self.replaced or self._identity not in (None, identity)
+        self._identity = identity
+        self._connection = connection
+        return connection
+
+    def _look_for_file(self) -> object:
+        try:
+            return self.dialect.identity()
+        except MappingError as error:
+            if self._identity is None:
+                raise
+            # It was there, so somebody may put it back.
+            raise DatabaseUnavailable(f"{self.database.name} has gone while it was in use: {error}") from error
+
+    def _open(self) -> Any:
+        """A connection of the driver's, ready for use and out of its engine's hands."""
+        pooled = self.database.engine.raw_connection()
+        raw: Any = pooled.driver_connection
+        pooled.detach()
+        try:
+            self.dialect.opened(raw)
+        except BaseException:
+            raw.close()
+            raise
+        return raw
 
     def _unreachable(self, error: BaseException) -> DatabaseError:
         told = self.database._told(error)
@@ -187,55 +240,87 @@ class Session:
     def transact(self, work: Callable[[Connection], Result]) -> Result:
         """What `work` returns, once the transaction around it is committed; the whole of it again where others were in
         the way."""
-        tries, began = 0, time.monotonic()
-        while True:
-            connection = self.connection()
-            try:
-                connection.begin()
-                result = work(connection)
-                connection.commit()
-                return result
-            except self.dialect.errors as error:
-                trouble = self.dialect.trouble(error, connection.raw)
-                self._abandon(connection, trouble)
-                tries += 1
-                # A connection that was lost may have taken a commit with it: what a verb does again, it first reads.
-                again = trouble is Trouble.BUSY or (trouble is Trouble.LOST and tries == 1)
-                if not again or tries >= TRIES or time.monotonic() - began > LONGEST:
-                    raise self.database._told(error, connection.raw) from error
-                time.sleep(min(1.0, 0.02 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.5))
-            except BaseException:
-                self._abandon(connection, None)
-                raise
+        tries, self._began = 0, time.monotonic()
+        try:
+            while True:
+                connection = self.connection()
+                try:
+                    connection.begin()
+                    result = work(connection)
+                    connection.commit()
+                    return result
+                except self.dialect.errors as error:
+                    trouble = self.dialect.trouble(error, connection.raw)
+                    self._abandon(connection, trouble)
+                    tries += 1
+                    # A connection that was lost may have taken a commit with it: what a verb does again, it first
+                    # reads.
+                    again = trouble is Trouble.BUSY or (trouble is Trouble.LOST and tries == 1)
+                    if not again or tries >= TRIES or self._is_late:
+                        raise self._failed(error, connection) from error
+                    time.sleep(min(1.0, 0.02 * 2 ** min(tries, 6)) * random.uniform(0.5, 1.5))
+                except BaseException:
+                    self._abandon(connection, None)
+                    raise
+        finally:
+            self._began = None
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
         """What `work` returns; it only reads, outside any transaction, and is tried once more over a new connection."""
-        tries = 0
-        while True:
-            connection = self.connection()
-            try:
-                return work(connection)
-            except self.dialect.errors as error:
-                trouble = self.dialect.trouble(error, connection.raw)
-                if trouble is Trouble.LOST:
-                    self.close()
-                tries += 1
-                if trouble not in (Trouble.BUSY, Trouble.LOST) or tries >= (TRIES if trouble is Trouble.BUSY else 2):
-                    raise self.database._told(error, connection.raw) from error
-                time.sleep(0.02 * tries * random.uniform(0.5, 1.5))
+        tries, self._began = 0, time.monotonic()
+        try:
+            while True:
+                connection = self.connection()
+                try:
+                    return work(connection)
+                except self.dialect.errors as error:
+                    trouble = self.dialect.trouble(error, connection.raw)
+                    if trouble is Trouble.LOST:
+                        self.close_connection()
+                    tries += 1
+                    again = trouble is Trouble.BUSY or (trouble is Trouble.LOST and tries == 1)
+                    if not again or tries >= TRIES or self._is_late:
+                        raise self._failed(error, connection) from error
+                    time.sleep(0.02 * tries * random.uniform(0.5, 1.5))
+        finally:
+            self._began = None
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the verb that is under way has taken as long as it may."""
+        if self._guard is not None and self._guard.is_over:
+            return True
+        return self._began is not None and time.monotonic() - self._began > LONGEST
+
+    def _failed(self, error: Exception, connection: Connection) -> DatabaseError:
+        if connection.is_severed:
+            return DatabaseUnavailable(self._silence)
+        told = self.database._told(error, connection.raw)
+        return type(told)(f"{told}; another file took its place while it was in use") if self.replaced else told
+
+    @property
+    def _silence(self) -> str:
+        seconds = time.monotonic() - (self._began or time.monotonic())
+        return f"{self.database.name} did not answer for {seconds:.1f} s"
 
     def _abandon(self, connection: Connection, trouble: Trouble | None) -> None:
         if trouble is Trouble.LOST:
-            self.close()
+            self.close_connection()
             return
         try:
             if self.dialect.in_transaction(connection.raw):
                 connection.rollback()
         except Exception:
             # A connection that cannot even roll back is of no more use; closing it rolls back on the server.
-            self.close()
+            self.close_connection()
+
+    def close_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self.close_connection()
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.end()

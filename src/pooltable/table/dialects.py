@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import sqlalchemy as sa
 
@@ -17,10 +17,12 @@ from pooltable.errors import MappingError
 
 if TYPE_CHECKING:
     from pooltable.table.database import Connection
-    from pooltable.table.finding import Finding
     from pooltable.table.mapping import Mapping
     from pooltable.table.statements import Statements
     from pooltable.table.values import Converter
+
+
+CONNECT_SECONDS = 10
 
 
 class Trouble(Enum):
@@ -34,16 +36,27 @@ class Trouble(Enum):
     OTHER = "other"  # a table is gone, a permission: will not pass
 
 
+class Index(NamedTuple):
+    """An index of the user's table: its columns, and its condition or ""; not `valid` is one whose build broke off."""
+
+    name: str
+    columns: list[str]
+    condition: str
+    valid: bool = True
+
+
 class Dialect:
     """One kind of database. The methods here are what most of them share."""
 
     name = ""
     mark = "%s"  # stands for a bound value in a statement
     begin = "BEGIN"
+    begin_reading = "START TRANSACTION READ ONLY"  # the connection is closed afterwards
     now = "now()"
     skip_locked = " FOR UPDATE SKIP LOCKED"
     partial_indexes = True
     key_in_every_index = False  # every index ends with the table's key
+    is_server = True
     row_comparison = True  # (a, b) > (?, ?) is served by an index over (a, b)
     # Types of our own columns, by what they hold.
     types: ClassVar[dict[str, str]]
@@ -97,14 +110,20 @@ class Dialect:
     def name_of(self, url: sa.URL) -> str:
         return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
-    def refuse_missing(self, url: sa.URL) -> None:
-        """Raises where connecting would make the database that it does not find."""
+    def identity(self) -> object:
+        """Which file the database is, None where it is a server. Raises where connecting would make what it does not
+        find."""
+        return None
+
+    def descriptor(self, raw: Any) -> int | None:
+        """The connection's socket, None where it has none."""
+        return None
 
     def opened(self, raw: Any) -> None:
         """Sets a new connection up."""
 
-    def still_there(self, raw: Any) -> bool:
-        """Whether the connection may be used; False makes a new one."""
+    def still_there(self, raw: Any, identity: object) -> bool:
+        """Whether the connection to what had this identity may be used; False makes a new one."""
         return True
 
     def in_transaction(self, raw: Any) -> bool:
@@ -116,6 +135,10 @@ class Dialect:
     def said(self, error: BaseException) -> str:
         """What the database said, in one line."""
         return " ".join(str(error).split())
+
+    def advice(self, error: BaseException) -> str:
+        """What to do about an error that will not pass by waiting, to be put behind it; "" where nobody knows."""
+        return ""
 
     def hopeless(self, error: BaseException) -> bool:
         """Whether an error while connecting will not pass by waiting."""
@@ -136,6 +159,19 @@ class Dialect:
     def create_index(self, name: str, schema: str | None, table: str, columns: str, condition: str) -> str:
         where = f" WHERE {condition}" if condition else ""
         return f"CREATE INDEX {self.quote(name)} ON {table} ({columns}){where}"
+
+    def online_index(self, name: str, schema: str | None, table: str, columns: str, condition: str) -> str:
+        """The statement that makes an index while others write to the table, where the database can do that."""
+        return self.create_index(name, schema, table, columns, condition)
+
+    def drop_index(self, schema: str | None, name: str) -> str:
+        """The statement, as a person would type it, that removes what an interrupted build of an index left."""
+        shown = f"{self.quote(schema)}.{self.quote(name)}" if schema else self.quote(name)
+        return self.plain(f"DROP INDEX {shown}")
+
+    def hidden(self, connection: Connection, mapping: Mapping) -> str | None:
+        """What keeps every row of the table from this role, and the remedy; None where nothing does."""
+        return None
 
     def check_server(self, connection: sa.Connection) -> None:
         """Raises where the server is too old, or takes no writes."""
@@ -169,13 +205,9 @@ class Dialect:
     def has_table(self, connection: Connection, schema: str | None, name: str) -> bool:
         raise NotImplementedError
 
-    def indexes(self, connection: Connection, mapping: Mapping) -> list[tuple[list[str], str]]:
-        """The indexes of the user's table: their columns, and their condition or ""."""
+    def indexes(self, connection: Connection, mapping: Mapping) -> list[Index]:
+        """The indexes of the user's table."""
         raise NotImplementedError
-
-    def findings(self, connection: Connection, mapping: Mapping) -> list[Finding]:
-        """What only this database has that would slow or endanger a run."""
-        return []
 
     def one_at_a_time(self, connection: Connection) -> None:
         """Inside a transaction: waits until nobody else makes side tables."""
@@ -235,6 +267,13 @@ def engine_url(database: str | sa.URL) -> sa.URL:
                 f"{backend} needs its driver; install it with: pip install 'pooltable[{extra}]'"
             ) from error
     return url.set(drivername=name)
+
+
+def connect_args(url: sa.URL) -> dict[str, Any]:
+    """What an engine of ours gives its driver, unless the URL says otherwise."""
+    # By itself the driver waits for more than two minutes; PyMySQL has this limit of its own.
+    wants = url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query
+    return {"connect_timeout": CONNECT_SECONDS} if wants else {}
 
 
 def dialect_of(engine: sa.Engine) -> Dialect:

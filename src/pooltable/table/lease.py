@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from pooltable import __version__
@@ -25,8 +25,9 @@ from pooltable.table.cursor import Cursor
 from pooltable.table.database import Connection, Database, Undone
 from pooltable.table.dialects import Trouble
 from pooltable.table.finishing import as_failed, stuck, write_ends
+from pooltable.table.neighbours import Process
 from pooltable.table.reading import Reader
-from pooltable.table.rescue import Rescue, Rescuer
+from pooltable.table.rescue import NOTHING_RESCUED, Rescue, Rescuer
 from pooltable.table.statements import Opening, Statements, Write
 from pooltable.table.states import (
     ENDS,
@@ -56,10 +57,12 @@ class Exchange(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """After a lapse: how long ago the lease had run out, and the open claims, (key, claim_no), that are still ours."""
+    """After a lapse, how long ago the lease had run out; the open claims, (key, claim_no), that are ours by the
+    database; and whether its file is another one than before."""
 
     lapsed: float | None
-    kept: frozenset[tuple[Key, int]] | None
+    open: frozenset[tuple[Key, int]]
+    replaced: bool
 
 
 class Left(NamedTuple):
@@ -112,24 +115,31 @@ class Lease:
 
     def _insert(self, c: Connection) -> None:
         s, d = self._statements, self._statements.dialect
-        marks = ", ".join([s.mark] * 10)
-        c.run(
-            f"INSERT INTO {s.names.runners} (id, job, name, host, boot_id, pid_namespace, pid, pid_started, version,"
-            " processes,"
-            f" started_at, expires_at) VALUES ({marks}, {d.now}, {d.later(s.mark)})",
+        # Once, also where this is done again because the answer to the commit was lost.
+        d.insert_once(
+            c,
+            s.names.runners,
+            "id, job, name, host, boot_id, pid_namespace, pid, pid_started, version, processes, started_at, expires_at",
+            f"{', '.join([s.mark] * 10)}, {d.now}, {d.later(s.mark)}",
             (self.id, s.job, *self._facts, self.seconds),
         )
 
+    def bound(self, seconds: Callable[[], float]) -> None:
+        """From now on no verb waits longer for the database than `seconds()`, which may change meanwhile and is asked
+        on another thread; it raises DatabaseUnavailable then."""
+        self._session.guard(seconds)
+
     def beat(self) -> Beat:
-        """Renews the lease. After a lapse it also tells which open claims are still ours."""
+        """Renews the lease, and tells which claims are open under it."""
 
-        def work(c: Connection) -> frozenset[tuple[Key, int]] | None:
+        def work(c: Connection) -> frozenset[tuple[Key, int]]:
             self._renew(c, self._statements.opening(c, self.id))
-            return frozenset(self._statements.mine(c, self.id)) if self._lapsed is not None else None
+            return frozenset(self._statements.mine(c, self.id))
 
-        kept = self._session.transact(work)
+        found = self._session.transact(work)
         lapsed, self._lapsed = self._lapsed, None
-        return Beat(lapsed, kept)
+        replaced, self._session.replaced = self._session.replaced, False
+        return Beat(lapsed, found, replaced)
 
     def _opening(self, c: Connection) -> Opening:
         """What every transaction of a lease begins with; it renews the lease on the way where a third of it is over."""
@@ -161,6 +171,10 @@ class Lease:
         before, self._version = self._version, version
         return before is not None and before != version
 
+    def abandon(self) -> None:
+        """Lets go of the connection, and leaves the rest to the rescue; after `close` it does nothing."""
+        self._session.close()
+
     def close(self) -> None:
         """Releases what is still open and ends the lease."""
         s = self._statements
@@ -179,10 +193,7 @@ class Lease:
     # ---- finishes and claims
 
     def exchange(self, ends: Sequence[Finish], room: int) -> Exchange:
-        """Writes the ends, then claims up to `room` rows; with SQLite all in one transaction."""
-        if not self._statements.together:
-            fates = self.finish(ends) if ends else []
-            return Exchange(fates, *self._claim(room))
+        """Writes the ends, then claims up to `room` rows, all in one transaction: a commit is what costs most."""
         writes = [self._prepared(end) for end in ends]
 
         def work(c: Connection) -> Exchange:
@@ -320,6 +331,27 @@ class Lease:
     def rescue(self, retry: Retry) -> Rescue:
         """Takes back the rows of dead runners: PENDING again at once, or FAILED at their limit of rescues."""
         rescue = self._rescuer.rescue(self._session, retry)
+        if rescue.pending:
+            self._cursor.rewind()
+        return rescue
+
+    @property
+    def neighbours(self) -> frozenset[Process]:
+        """The processes of other runners on this host, as of the last look for dead ones."""
+        return self._rescuer.neighbours
+
+    def reopened(self, held: Collection[tuple[Key, int]], open_: Collection[tuple[Key, int]], retry: Retry) -> Rescue:
+        """Takes back, of the claims that a beat found `open_`, those that the runner of this lease has not `held`, as a
+        rescue does.
+
+        The server forgot how they ended: it came back without its last commits, or another one took its place.
+        """
+        # What a claim did whose answer was lost is found by the next one.
+        unsure = float("inf") if self._unsure is None else self._unsure
+        lost = {number for key, number in open_ if number < unsure and (key, number) not in held}
+        if not lost:
+            return NOTHING_RESCUED
+        rescue = self._rescuer.rescue_own(self._session, lost, retry)
         if rescue.pending:
             self._cursor.rewind()
         return rescue

@@ -23,6 +23,7 @@ class Look:
     `strange` are those that are no word of this job, nor of another one on this column.
     `foreign_doing` are DOING rows that no runner holds. `index_sql` makes the index that claims lack, None where they
     have it or the table is small. `unsafe_file_system` names a file system that cannot be trusted with a SQLite file.
+    `hidden` says what keeps every row from this role, with the remedy.
     """
 
     words: dict[Any, int | None]
@@ -31,6 +32,7 @@ class Look:
     foreign_doing: int
     index_sql: str | None
     unsafe_file_system: str | None
+    hidden: str | None
 
 
 class Looker:
@@ -51,6 +53,7 @@ class Looker:
             foreign_doing=self._foreign(c),
             index_sql=self.index_sql(c) if size > INDEX_FROM else None,
             unsafe_file_system=s.dialect.unsafe_file_system(self._database.engine.url),
+            hidden=s.dialect.hidden(c, s.mapping),
         )
 
     def _words(self, c: Connection) -> tuple[dict[Any, int | None], int]:
@@ -89,24 +92,27 @@ class Looker:
 
     def index_sql(self, c: Connection) -> str | None:
         """The SQL of the index that claims lack; None where there is one that serves them."""
-        s = self._s
-        m = s.mapping
-        if m.order.columns is None:
+        if self._s.mapping.order.columns is None or self.serving(c):
             return None  # no index serves an order by expressions that we cannot read
-        order = [column.name for column in m.order.columns]
-        for columns, condition in s.dialect.indexes(c, m):
-            if columns[: len(order) + 1] == [m.status.name, *order]:
-                return None
-            if condition and m.status.name.lower() in condition.lower() and columns[: len(order)] == order:
-                return None
+        return self._s.dialect.plain(schema.claim_index(self._s.mapping, self._s.job, self._s.dialect))
+
+    def serving(self, c: Connection) -> list[str]:
+        """The names of the indexes that serve claims."""
+        s, m = self._s, self._s.mapping
+        order = [column.name for column in m.order.columns or ()]
+        status = m.status.name
+        # As the database shows it in a condition, with quotes or without.
+        shown = status.lower(), s.dialect.plain(m.status.bare).lower()
+        found = []
+        for name, columns, condition, valid in s.dialect.indexes(c, m):
+            whole = columns[: len(order) + 1] == [status, *order]
+            on_status = any(name in condition.lower() for name in shown)
+            partial = on_status and columns[: len(order)] == order
             # A key of the table's own stands behind every index of it.
-            if (
-                columns == [m.status.name]
-                and order == [column.name for column in m.key]
-                and s.dialect.key_in_every_index
-            ):
-                return None
-        return s.dialect.plain(schema.claim_index(m, s.job, s.dialect))
+            by_key = s.dialect.key_in_every_index and columns == [status] and order == [column.name for column in m.key]
+            if valid and (whole or partial or by_key):
+                found.append(name)
+        return found
 
 
 def _shown(word: Any) -> Any:

@@ -13,8 +13,7 @@ from sqlalchemy.sql import sqltypes
 
 from pooltable.errors import MappingError
 from pooltable.table.database import Connection, Refused
-from pooltable.table.dialects import Dialect, Trouble
-from pooltable.table.finding import LONG_TRANSACTION, Finding
+from pooltable.table.dialects import Dialect, Index, Trouble
 from pooltable.table.mapping import Column, Mapping
 from pooltable.table.mysql_statements import MySQLStatements
 from pooltable.table.statements import Statements
@@ -22,6 +21,9 @@ from pooltable.table.values import Converter
 
 # How long a statement waits for a lock; the server's own 50 seconds are longer than a lease.
 LOCK_SECONDS = 5
+# How long a transaction may stand still in MariaDB, and how long a connection may in MySQL.
+IDLE_SECONDS = 5
+WAIT_SECONDS = 30
 
 _BUSY = {1205, 1213, 1020, 1317, 3024, 3572, 1969}
 _LOST = {1053, 1927, 2002, 2003, 2006, 2013, 2014, 2055, 4031}
@@ -65,7 +67,17 @@ class MySQL(Dialect):
                 " ',STRICT_TRANS_TABLES')"
             )
 
-    def still_there(self, raw: Any) -> bool:
+            # Who falls silent in the middle of a transaction would else keep its locks for eight hours. MySQL has one
+            # limit for all that is idle; a connection that it closes between transactions is opened anew.
+            if "MariaDB" in raw.get_server_info():
+                cursor.execute(f"SET SESSION idle_transaction_timeout = {IDLE_SECONDS}")
+            else:
+                cursor.execute(f"SET SESSION wait_timeout = {WAIT_SECONDS}")
+
+    def descriptor(self, raw: Any) -> int | None:
+        return int(raw._sock.fileno())
+
+    def still_there(self, raw: Any, identity: object) -> bool:
         return bool(raw.open)
 
     def in_transaction(self, raw: Any) -> bool:
@@ -93,6 +105,11 @@ class MySQL(Dialect):
 
     def said(self, error: BaseException) -> str:
         return " ".join(str(error.args[1] if len(error.args) > 1 else error).split())
+
+    def advice(self, error: BaseException) -> str:
+        if error.args and error.args[0] in (1142, 1143, 1227, 1370):
+            return "; `pooltable doctor` shows the GRANT that is missing"
+        return "; see that the URL names the right user, password and database" if self.hopeless(error) else ""
 
     def hopeless(self, error: BaseException) -> bool:
         # Wrong password, no such database, no right to it.
@@ -181,13 +198,17 @@ class MySQL(Dialect):
     def create_index(self, name: str, schema: str | None, table: str, columns: str, condition: str) -> str:
         return f"CREATE INDEX {self.quote(name)} ON {table} ({columns})"
 
+    def online_index(self, name: str, schema: str | None, table: str, columns: str, condition: str) -> str:
+        # Refused, rather than done under a lock, where it cannot be done beside writers.
+        return f"{self.create_index(name, schema, table, columns, condition)} ALGORITHM=INPLACE LOCK=NONE"
+
     def has_table(self, connection: Connection, schema: str | None, name: str) -> bool:
         sql = (
             "SELECT 1 FROM information_schema.tables WHERE table_schema = coalesce(%s, database()) AND table_name = %s"
         )
         return bool(connection.all(sql, (schema, name)))
 
-    def indexes(self, connection: Connection, mapping: Mapping) -> list[tuple[list[str], str]]:
+    def indexes(self, connection: Connection, mapping: Mapping) -> list[Index]:
         rows = connection.all(
             "SELECT index_name, column_name FROM information_schema.statistics"
             " WHERE table_schema = coalesce(%s, database()) AND table_name = %s ORDER BY index_name, seq_in_index",
@@ -195,28 +216,8 @@ class MySQL(Dialect):
         )
         found: defaultdict[str, list[str]] = defaultdict(list)
         for index, column in rows:
-            found[index].append(str(column))
-        return [(columns, "") for columns in found.values()]
-
-    def findings(self, connection: Connection, mapping: Mapping) -> list[Finding]:
-        try:
-            rows = connection.all(
-                "SELECT trx_mysql_thread_id, TIMESTAMPDIFF(SECOND, trx_started, NOW()) FROM"
-                " information_schema.innodb_trx"
-                " WHERE trx_mysql_thread_id <> CONNECTION_ID() ORDER BY trx_started LIMIT 1"
-            )
-        except self.errors:
-            return []  # only with the PROCESS privilege
-        return [
-            Finding(
-                "long transaction",
-                f"connection {number} has had a transaction open for {seconds} s: old rows pile up, and claims read"
-                " them",
-                f"end it, or: KILL {number}",
-            )
-            for number, seconds in rows
-            if seconds > LONG_TRANSACTION
-        ]
+            found[_text(index)].append(_text(column))
+        return [Index(name, columns, "") for name, columns in found.items()]
 
     def insert_once(self, connection: Connection, table: str, columns: str, marks: str, values: Any) -> None:
         connection.run(f"INSERT IGNORE INTO {table} ({columns}) VALUES ({marks})", values)

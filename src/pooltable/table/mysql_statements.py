@@ -59,18 +59,26 @@ class MySQLStatements(Statements):
         tail = f" ORDER BY {m.order.sql} LIMIT %s FOR UPDATE SKIP LOCKED"
         self.sql_waiting = head + tail
         self.sql_waiting_behind = head + self.behind + tail
-        marks = ", ".join(["%s"] * (self.width + 6))
         fresh = f"ended IN ({_OVER})"
-        # Evaluated from left to right: what looks at `ended` comes before `ended` itself changes.
+        self.marks = ", ".join(["%s"] * self.width)
         self.sql_open = (
-            f"INSERT INTO {self.e} ({self.entry_keys}, runner_id, claim_no, attempt, round, claimed_at, fails, lost,"
-            " rescued)"
-            f" VALUES ({marks}, %s, %s) ON DUPLICATE KEY UPDATE fails = IF({fresh}, 0, fails), lost = IF({fresh}, 0,"
-            " lost),"
+            f"INSERT INTO {self.e} ({self.entry_keys}, claim_no, round, runner_id, attempt, claimed_at, fails, lost,"
+            " rescued) VALUES "
+        )
+        # Evaluated from left to right: what looks at `ended` comes before `ended` itself changes.
+        self.sql_open_again = (
+            f" ON DUPLICATE KEY UPDATE fails = IF({fresh}, 0, fails), lost = IF({fresh}, 0, lost),"
             f" rescued = IF({fresh}, 0, rescued), round = IF({fresh}, VALUES(round), round), attempt = attempt + 1,"
             " runner_id = VALUES(runner_id), claim_no = VALUES(claim_no), claimed_at = VALUES(claimed_at), not_before ="
             " NULL, ended = NULL"
         )
+        # What an entry keeps at its end is given as nothing, because an INSERT wants every column.
+        self.sql_done = (
+            f"INSERT INTO {self.e} ({self.entry_keys}, seconds, worker, finished_at, ended, runner_id, claim_no,"
+            " attempt, round, claimed_at, fails, lost, rescued) VALUES "
+        )
+        closing = ", ".join(f"{name} = VALUES({name})" for name in ("ended", "finished_at", "seconds", "worker"))
+        self.sql_done_known = f" ON DUPLICATE KEY UPDATE {closing}, error_kind = NULL, error = NULL, log = NULL"
         marks = ", ".join(["%s"] * (self.width + 16))
         changed = [
             "ended",
@@ -93,7 +101,13 @@ class MySQLStatements(Statements):
         self.sql_due_at = f"SELECT {d.later('%s')}"
 
     def opening(self, c: Connection, runner: str) -> Opening:
-        row = c.first(self.sql_opening, (self.job, runner))
+        return self._opening(c, c.first(self.sql_opening, (self.job, runner)))
+
+    def opening_unlocked(self, c: Connection, runner: str) -> Opening | None:
+        row = c.first(f"{self.sql_opening} SKIP LOCKED", (self.job, runner))
+        return None if row is None and self.knows(c, runner) else self._opening(c, row)
+
+    def _opening(self, c: Connection, row: tuple[Any, ...] | None) -> Opening:
         now, paused, due, left = row or (*c.all(self.sql_opening_without, (self.job,))[0], None)
         return Opening(now, bool(paused), left, bool(due))
 
@@ -114,9 +128,12 @@ class MySQLStatements(Statements):
         locked = self._locked(c, keys, Status.PENDING, self.scope) if keys else ()
         return [Picked(key, ()) for key in keys if key in locked]
 
+    def waiting_sql(self, count: int) -> tuple[str, Sequence[Any]]:
+        return self.sql_waiting, (count,)
+
     def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[Picked]:
         if after is None:
-            rows = c.all(self.sql_waiting, (count,))
+            rows = c.all(*self.waiting_sql(count))
         else:
             rows = c.all(self.sql_waiting_behind, (*self.behind_values(after), count))
         return [Picked(row[: self.width], row[self.width :]) for row in rows]
@@ -126,9 +143,12 @@ class MySQLStatements(Statements):
     ) -> tuple[list[Claim], int]:
         numbers = {row.key: number for number, row in enumerate(picked, first)}
         keys = in_order(list(numbers))
-        c.many(
-            self.sql_open, [(*key, runner, numbers[key], 1, f"{runner}-{numbers[key]}", now, 0, 0, 0) for key in keys]
-        )
+        fresh = f"({self.marks}, %s, CONCAT('{runner}-', %s), '{runner}', 1, '{now}', 0, 0, 0)"
+        for some in _portions(keys, KEYS_AT_ONCE):
+            c.run(
+                f"{self.sql_open}{', '.join([fresh] * len(some))}{self.sql_open_again}",
+                [value for key in some for value in (*key, numbers[key], numbers[key])],
+            )
         changed = 0
         for some in _portions(keys, KEYS_AT_ONCE):
             among, values = self.keys_in(some)
@@ -136,7 +156,10 @@ class MySQLStatements(Statements):
                 f"UPDATE {self.t} SET {self.set_word[Status.DOING]} WHERE {among} AND {self.is_word[Status.PENDING]}",
                 values,
             )
-        return self.claimed(c, runner, first), changed
+        # Of rows that were never claimed before, which are most, everything is known.
+        again = {row[self.width]: row[self.width :] for row in c.all(self.sql_claimed_again, (runner, first))}
+        facts = (again.get(number) or (number, 1, 0, 0, 0, f"{runner}-{number}") for number in numbers.values())
+        return [Claim(key, *known) for key, known in zip(numbers, facts, strict=True)], changed
 
     def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:
         # First the rows, then the entries, as everybody does it; what others hold is left for the next group.
@@ -163,15 +186,25 @@ class MySQLStatements(Statements):
         return {write.claim.claim_no for write in good}
 
     def _close(self, c: Connection, writes: Sequence[Write], now: Any) -> None:
+        done = [write for write in writes if write.end == "done"]
+        row = f"({self.marks}, %s, %s, '{now}', 'done', '', 0, 0, '', '{now}', 0, 0, 0)"
+        for some in _portions(done, KEYS_AT_ONCE):
+            c.run(
+                f"{self.sql_done}{', '.join([row] * len(some))}{self.sql_done_known}",
+                [value for write in some for value in (*write.claim.key, write.seconds, write.worker)],
+            )
         due_at = {pause: c.all(self.sql_due_at, (pause,))[0][0] for pause in {w.pause for w in writes if w.pause}}
         rows = []
         for write in writes:
+            if write.end == "done":
+                continue
             claim = write.claim
             unchanged = (*claim.key, "", claim.claim_no, claim.attempt, "", now)
             counts = (write.end, write.fails, write.lost, claim.rescued, due_at[write.pause] if write.pause else None)
             facts = (now, write.seconds, write.worker, write.kind or None, write.detail or None, write.log or None)
             rows.append((*unchanged, *counts, *facts))
-        c.many(self.sql_close_many, rows)
+        if rows:
+            c.many(self.sql_close_many, rows)
 
     def _write_rows(self, c: Connection, status: Status, columns: tuple[str, ...], writes: Sequence[Write]) -> None:
         m = self.mapping

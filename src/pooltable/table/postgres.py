@@ -16,20 +16,30 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 
 from pooltable.errors import MappingError
 from pooltable.table.database import Connection, Refused
-from pooltable.table.dialects import Dialect, Trouble
-from pooltable.table.finding import LONG_TRANSACTION, Finding
+from pooltable.table.dialects import Dialect, Index, Trouble
 from pooltable.table.mapping import Mapping, with_casts
 from pooltable.table.postgres_statements import PostgresStatements
 from pooltable.table.statements import Statements
 from pooltable.table.values import Converter
+
+# How long a transaction may stand still: nothing that takes any time is done between its statements.
+IDLE_SECONDS = 5
+# It stood still, or took, longer than it may.
+ENDED_BY_SERVER = ("25P03", "25P04")
 
 OLDEST = 120000  # as `server_version` of the driver tells it
 
 
 class PostgreSQL(Dialect):
     name = "postgresql"
-    # One message to the server; the limit on waiting for locks is this transaction's alone.
-    begin = "BEGIN; SET LOCAL lock_timeout = '5s'"
+    # One message to the server; the limits are this transaction's alone. Who falls silent in the middle of one would
+    # else keep its locks until the kernel gives the connection up.
+    # Rows are named by their keys or come in the order of an index; a planner that takes a list of keys for a large
+    # part of the table would read all of it.
+    begin = (
+        f"BEGIN; SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s';"
+        " SET LOCAL enable_seqscan = off; SET LOCAL jit = off"
+    )
     types: ClassVar[dict[str, str]] = {
         "id": "text",
         "name": "text",
@@ -53,7 +63,10 @@ class PostgreSQL(Dialect):
         for name, loader in (("date", _Date), ("timestamp", _Timestamp), ("timestamptz", _Timestamptz)):
             raw.adapters.register_loader(name, loader)
 
-    def still_there(self, raw: Any) -> bool:
+    def descriptor(self, raw: Any) -> int | None:
+        return int(raw.fileno())
+
+    def still_there(self, raw: Any, identity: object) -> bool:
         return not raw.closed
 
     def in_transaction(self, raw: Any) -> bool:
@@ -74,13 +87,18 @@ class PostgreSQL(Dialect):
             return Trouble.READ_ONLY
         if state[:2] in ("22", "23", "44", "P0", "54"):
             return Trouble.REFUSED
-        if state[:2] in ("08", "57"):
+        if state[:2] in ("08", "57") or state in ENDED_BY_SERVER:
             return Trouble.LOST
         return Trouble.FULL if state[:2] == "53" else Trouble.OTHER
 
     def said(self, error: BaseException) -> str:
         primary = getattr(getattr(error, "diag", None), "message_primary", None)
         return " ".join(str(primary or error).split())
+
+    def advice(self, error: BaseException) -> str:
+        if getattr(error, "sqlstate", None) == "42501":
+            return "; `pooltable doctor` shows the GRANT that is missing"
+        return "; see that the URL names the right user, password and database" if self.hopeless(error) else ""
 
     def hopeless(self, error: BaseException) -> bool:
         # Wrong password, no such database: but not a server that is starting.
@@ -144,48 +162,41 @@ class PostgreSQL(Dialect):
         )
         return bool(connection.all(sql, (name, schema)))
 
-    def indexes(self, connection: Connection, mapping: Mapping) -> list[tuple[list[str], str]]:
+    def online_index(self, name: str, schema: str | None, table: str, columns: str, condition: str) -> str:
+        plain = self.create_index(name, schema, table, columns, condition)
+        return plain.replace("CREATE INDEX", "CREATE INDEX CONCURRENTLY", 1)
+
+    def hidden(self, connection: Connection, mapping: Mapping) -> str | None:
+        relation = self._relation(mapping)
+        mine = (
+            "0 = ANY(polroles) OR EXISTS (SELECT 1 FROM unnest(polroles) AS r WHERE r <> 0 AND pg_has_role(r, 'USAGE'))"
+        )
+        of = f"FROM pg_policy WHERE polrelid = to_regclass(%s) AND polpermissive AND ({mine}) AND polcmd IN"
+        active, sees, changes, me = connection.all(
+            f"SELECT row_security_active(to_regclass(%s)), EXISTS (SELECT 1 {of} ('*', 'r')), EXISTS (SELECT 1 {of}"
+            " ('*', 'w')), quote_ident(current_user)",
+            (relation, relation, relation),
+        )[0]
+        if not active or (sees and changes):
+            return None
+        return (
+            f"row-level security keeps {me} from {'changing' if sees else 'seeing'} any row of {mapping.name!r}:"
+            f" CREATE POLICY pooltable ON {relation} TO {me} USING (true), or: ALTER ROLE {me} BYPASSRLS"
+        )
+
+    def drop_index(self, schema: str | None, name: str) -> str:
+        return super().drop_index(schema, name).replace("DROP INDEX", "DROP INDEX CONCURRENTLY", 1)
+
+    def indexes(self, connection: Connection, mapping: Mapping) -> list[Index]:
         rows = connection.all(
-            "SELECT ARRAY(SELECT coalesce(a.attname::text, '') FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(no,"
-            " place)"
+            "SELECT c.relname, ARRAY(SELECT coalesce(a.attname::text, '') FROM unnest(i.indkey::int2[]) WITH ORDINALITY"
+            " AS k(no, place)"
             " LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.no ORDER BY k.place),"
-            " coalesce(pg_get_expr(i.indpred, i.indrelid), '')"
-            " FROM pg_index i WHERE i.indrelid = to_regclass(%s) AND i.indisvalid",
+            " coalesce(pg_get_expr(i.indpred, i.indrelid), ''), i.indisvalid"
+            " FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass(%s)",
             (self._relation(mapping),),
         )
-        return [(list(columns), condition) for columns, condition in rows]
-
-    def findings(self, connection: Connection, mapping: Mapping) -> list[Finding]:
-        found = []
-        rows = connection.all(
-            "SELECT pid, extract(epoch FROM clock_timestamp() - xact_start)::float8, coalesce(application_name, '')"
-            " FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS"
-            " NOT NULL"
-            " AND backend_type = 'client backend' ORDER BY xact_start LIMIT 1"
-        )
-        for pid, seconds, name in rows:
-            if seconds > LONG_TRANSACTION:
-                found.append(
-                    Finding(
-                        "long transaction",
-                        f"process {pid} ({name or 'no name'}) has had a transaction open for {seconds:.0f} s: dead rows"
-                        " pile up, and claims read them",
-                        f"end it, or: SELECT pg_terminate_backend({pid})",
-                    )
-                )
-        ((secured,),) = connection.all(
-            "SELECT relrowsecurity FROM pg_class WHERE oid = to_regclass(%s)", (self._relation(mapping),)
-        )
-        if secured:
-            found.append(
-                Finding(
-                    "row-level security",
-                    f"table {mapping.name!r} has row-level security: rows that this role may not see are not there for"
-                    " it",
-                    "run with a role that has BYPASSRLS, or add a policy for it",
-                )
-            )
-        return found
+        return [Index(name, list(columns), condition, valid) for name, columns, condition, valid in rows]
 
     def one_at_a_time(self, connection: Connection) -> None:
         # CREATE TABLE IF NOT EXISTS fails when two do it at the same moment. The number is any that only we use.

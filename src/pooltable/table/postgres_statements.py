@@ -7,7 +7,7 @@ skipped, so that nobody waits for a user's transaction and no two of us wait for
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pooltable.events import Key
@@ -18,6 +18,16 @@ from pooltable.table.states import ROUND_OVER, Claim, Status
 
 # What ends a round, as a list of SQL.
 _OVER = ", ".join(f"'{ended}'" for ended in ROUND_OVER)
+
+
+# How the entry of an attempt ends that returned, which needs no more than the first of the facts, and of any other.
+_PLAIN = 3
+_DONE = "ended = 'done', error_kind = NULL, error = NULL, log = NULL"
+_ENDED = (
+    "ended = pt_x.ended, fails = pt_x.fails, lost = pt_x.lost, rescued = pt_x.rescued, not_before = now() +"
+    " make_interval(secs => pt_x.pause), error_kind = pt_x.error_kind, error = pt_x.error, log = pt_x.log"
+)
+_NUMBERS = {int, float}
 
 
 def _opaque(condition: str) -> str:
@@ -94,36 +104,36 @@ class PostgresStatements(Statements):
             f" {keep.format('0', 'pt_e.fails')},"
             f" lost = {keep.format('0', 'pt_e.lost')}, rescued = {keep.format('0', 'pt_e.rescued')}, ended = NULL,"
             " not_before = NULL,"
-            f" claimed_at = excluded.claimed_at RETURNING {self.e_keys}, pt_e.claim_no, pt_e.attempt, pt_e.fails,"
-            " pt_e.lost, pt_e.rescued, pt_e.round),"
-            f" pt_u AS (UPDATE {self.t} SET {doing} FROM pt_x WHERE {row_is_x} AND {_opaque(pending)} RETURNING"
-            " pt_x.claim_no)"
-            " SELECT pt_l.*, (SELECT count(*) FROM pt_u) FROM pt_l ORDER BY pt_l.claim_no"
+            " claimed_at = excluded.claimed_at RETURNING pt_e.claim_no, pt_e.attempt, pt_e.fails, pt_e.lost,"
+            " pt_e.rescued, pt_e.round),"
+            f" pt_u AS (UPDATE {self.t} SET {doing} FROM pt_x WHERE {row_is_x} AND {_opaque(pending)} RETURNING 1)"
+            # Of rows that were never claimed before, which are most, everything is known but how many they are.
+            " SELECT NULL, (SELECT count(*) FROM pt_l)::integer, (SELECT count(*) FROM pt_u)::integer, NULL, NULL, NULL"
+            " UNION ALL SELECT * FROM pt_l WHERE attempt > 1"
         )
         facts = (
-            "claim_no bigint, ended text, fails integer, lost integer, rescued integer, pause float8, seconds float8,"
-            " worker integer, error_kind text, error text, log text"
+            "claim_no bigint, seconds float8, worker integer, ended text, fails integer, lost integer, rescued integer,"
+            " pause float8, error_kind text, error text, log text"
         )
         self.facts = [part.rsplit(" ", 1) for part in facts.split(", ")]
         self.arrays, self.ks, self.entry_is_x = arrays, ks, entry_is_x
         self.is_doing = self.is_word[Status.DOING]
         self.written = {c.name: c for c in (*m.write, *((m.result,) if m.result else ()))}
         self.array_columns = {c.name for c in self.written.values() if c.cast.endswith("[]")}
-        self._end_texts: dict[tuple[Status, tuple[str, ...]], str] = {}
+        self._end_texts: dict[tuple[bool, Status, tuple[str, ...]], str] = {}
 
-    def sql_ends(self, status: Status, columns: tuple[str, ...]) -> str:
+    def sql_ends(self, plain: bool, status: Status, columns: tuple[str, ...]) -> str:
         """Writes a group of ends alike: first the user's rows are locked, then the entries closed, then the rows
-        written."""
-        text = self._end_texts.get((status, columns))
+        written. Of plain ends all is said by the first few facts."""
+        text = self._end_texts.get((plain, status, columns))
         if text is not None:
             return text
         m = self.mapping
+        facts = self.facts[:_PLAIN] if plain else self.facts
         values = [self.written[name] for name in columns if name not in self.array_columns]
         vs = [f"v{i}" for i in range(len(values))]
-        arrays = ", ".join(
-            [self.arrays, *(f"%s::{kind}[]" for _, kind in self.facts), *(f"%s::{c.cast}[]" for c in values)]
-        )
-        names = ", ".join([self.ks, *(name for name, _ in self.facts), *vs])
+        arrays = ", ".join([self.arrays, *(f"%s::{kind}[]" for _, kind in facts), *(f"%s::{c.cast}[]" for c in values)])
+        names = ", ".join([self.ks, *(name for name, _ in facts), *vs])
         alone = [self.written[name] for name in columns if name in self.array_columns]
         sets = ", ".join(
             [
@@ -139,24 +149,25 @@ class PostgresStatements(Statements):
             f" {self.row_is_y}"
             f" WHERE {_opaque(self.is_doing)} ORDER BY {self.keys} FOR NO KEY UPDATE OF {self.dialect.quote(m.name)}"
             " SKIP LOCKED),"
-            f" pt_d AS (UPDATE {self.e} AS pt_e SET ended = pt_x.ended, fails = pt_x.fails, lost = pt_x.lost,"
-            " rescued = pt_x.rescued, not_before = now() + make_interval(secs => pt_x.pause), finished_at = now(),"
-            " seconds = pt_x.seconds, worker = pt_x.worker, error_kind = pt_x.error_kind, error = pt_x.error, log ="
-            " pt_x.log"
+            f" pt_d AS (UPDATE {self.e} AS pt_e SET finished_at = now(), seconds = pt_x.seconds, worker = pt_x.worker,"
+            f" {_DONE if plain else _ENDED}"
             f" FROM pt_x WHERE {self.entry_is_x} AND {_opaque(fence)} RETURNING {returned}),"
             f" pt_u AS (UPDATE {self.t} SET {sets} FROM pt_d WHERE {self.row_is_d} AND {_opaque(self.is_doing)}"
             " RETURNING pt_d.claim_no)"
-            " SELECT claim_no, true FROM pt_u UNION ALL SELECT claim_no, false FROM pt_d"
+            " SELECT (SELECT count(*) FROM pt_d)::integer, array_agg(claim_no) FROM pt_u"
         )
-        self._end_texts[status, columns] = text
+        self._end_texts[plain, status, columns] = text
         return text
 
     def opening(self, c: Connection, runner: str) -> Opening:
-        row = c.first(self.sql_opening, (self.job, runner))
-        if row is None:
-            now, paused, due = c.all(self.sql_opening_without, (self.job,))[0]
-            return Opening(now, bool(paused), None, due)
-        now, paused, due, left = row
+        return self._opening(c, c.first(self.sql_opening, (self.job, runner)))
+
+    def opening_unlocked(self, c: Connection, runner: str) -> Opening | None:
+        row = c.first(f"{self.sql_opening} SKIP LOCKED", (self.job, runner))
+        return None if row is None and self.knows(c, runner) else self._opening(c, row)
+
+    def _opening(self, c: Connection, row: tuple[Any, ...] | None) -> Opening:
+        now, paused, due, left = row or (*c.all(self.sql_opening_without, (self.job,))[0], None)
         return Opening(now, bool(paused), left, due)
 
     def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
@@ -166,9 +177,12 @@ class PostgresStatements(Statements):
         locked = set(c.all(self.sql_lock_pending, _columns(keys, self.width)))
         return [Picked(key, ()) for key in keys if key in locked]
 
+    def waiting_sql(self, count: int) -> tuple[str, Sequence[Any]]:
+        return self.sql_waiting.replace("\0", str(count)), ()
+
     def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[Picked]:
         if after is None:
-            rows = c.all(self.sql_waiting.replace("\0", str(count)))
+            rows = c.all(*self.waiting_sql(count))
         else:
             rows = c.all(self.sql_waiting_behind.replace("\0", str(count)), self.behind_values(after))
         return [Picked(row[: self.width], row[self.width :]) for row in rows]
@@ -176,19 +190,23 @@ class PostgresStatements(Statements):
     def take(
         self, c: Connection, runner: str, picked: Sequence[Picked], first: int, now: Any
     ) -> tuple[list[Claim], int]:
+        numbers = range(first, first + len(picked))
         keys = _columns([row.key for row in picked], self.width)
-        rows = c.all(self.sql_take, (*keys, list(range(first, first + len(picked))), runner, runner))
-        w = self.width
-        return [Claim(row[:w], *row[w:-1]) for row in rows], rows[0][-1]
+        (_, opened, changed, *_), *again = c.all(self.sql_take, (*keys, array(numbers), runner, runner))
+        if opened != len(picked):
+            return [], min(opened, changed)
+        known = {row[0]: row for row in again}
+        fresh = [
+            Claim(row.key, number, 1, 0, 0, 0, f"{runner}-{number}")
+            for number, row in zip(numbers, picked, strict=True)
+        ]
+        return [Claim(claim.key, *known.get(claim.claim_no, claim[1:])) for claim in fresh] if known else fresh, changed
 
     def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:
         try:
             return c.attempt(lambda: self._write_all(c, runner, writes))
         except _NotAll:
-            written: set[int] = set()
-            for write in writes:
-                written |= self._write_one(c, runner, write)
-            return written
+            return c.attempt(lambda: set().union(*(self._write_one(c, runner, write) for write in writes)))
 
     def _write_one(self, c: Connection, runner: str, write: Write) -> set[int]:
         try:
@@ -201,49 +219,64 @@ class PostgresStatements(Statements):
         for write in writes:
             # Arrays of arrays cannot be taken apart again by unnest: a row that gets one goes alone.
             alone = write.claim.claim_no if self.array_columns.intersection(write.columns) else None
-            groups[write.status, write.columns, alone].append(write)
+            groups[write.end == "done", write.status, write.columns, alone].append(write)
         written: set[int] = set()
-        for (status, columns, _), group in groups.items():
+        for (plain, status, columns, _), group in groups.items():
             keys = _columns([write.claim.key for write in group], self.width)
-            facts = zip(*(_facts(write) for write in group), strict=True)
+            facts = map(array, zip(*((_plain_facts if plain else _facts)(write) for write in group), strict=True))
             values, arrays = [], []
             for name, column in zip(columns, zip(*(write.values for write in group), strict=True), strict=True):
                 if name in self.array_columns:
                     arrays.append(column[0])
                 else:
-                    values.append(_uniform(list(column)))
-            rows = c.all(self.sql_ends(status, columns), (*keys, *map(list, facts), *values, runner, *arrays))
-            changed = {number for number, row_changed in rows if row_changed}
-            if len(rows) != 2 * len(changed):
+                    values.append(array(column))
+            ((closed, changed),) = c.all(
+                self.sql_ends(plain, status, columns), (*keys, *facts, *values, runner, *arrays)
+            )
+            if closed != len(changed or ()):
                 raise _NotAll
-            written |= changed
+            written.update(changed or ())
         return written
+
+
+def _plain_facts(write: Write) -> tuple[Any, ...]:
+    return write.claim.claim_no, write.seconds, write.worker
 
 
 def _facts(write: Write) -> tuple[Any, ...]:
     return (
-        write.claim.claim_no,
+        *_plain_facts(write),
         write.end,
         write.fails,
         write.lost,
         write.claim.rescued,
         write.pause or None,
-        write.seconds,
-        write.worker,
         write.kind or None,
         write.detail or None,
         write.log or None,
     )
 
 
-def _columns(rows: Sequence[Sequence[Any]], width: int) -> list[list[Any]]:
-    """Rows turned into the columns that unnest takes."""
-    return [[row[i] for row in rows] for i in range(width)]
+def _columns(keys: Sequence[Key], width: int) -> list[str | list[Any]]:
+    """Keys turned into the columns that unnest takes."""
+    return [array([key[i] for key in keys]) for i in range(width)]
 
 
-def _uniform(values: list[Any]) -> list[Any]:
-    """The driver sends lists of one type only; what is mixed goes as text, which the column's type reads again."""
+def array(values: Iterable[Any]) -> str | list[Any]:
+    """An array as the database takes it.
+
+    The driver asks anew for every value how it is written, which takes longer than all else that a row needs here, so
+    the plain types are written at once. What is mixed goes as text, which the column's type reads again.
+    """
+    values = list(values)
     kinds = {type(value) for value in values if value is not None}
-    if len(kinds) <= 1:
+    if kinds <= _NUMBERS:
+        return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
+    if len(kinds) == 1 and kinds != {str}:
         return values
-    return [value if value is None else str(value) for value in values]
+    quoted = ["NULL" if value is None else _quoted(str(value)) for value in values]
+    return "{" + ",".join(quoted) + "}"
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -13,6 +13,8 @@ from pooltable.table.statements import Statements
 from pooltable.table.states import Status
 
 READ_AT_ONCE = 200
+SAMPLED_AT_ONCE = 16
+SAMPLED_BYTES = 64 * 2**20
 COUNTED = 1000  # how many pending rows are counted where a bound will do
 
 
@@ -117,6 +119,23 @@ class Reader:
             for row in c.all(f"{self._s.sql_read} WHERE {sql}", values):
                 found[row[:width]] = row
         return [self._row(found.get(key) or self._alone(c, key)) for key in keys]
+
+    def sample(self, c: Connection, count: int) -> list[Row]:
+        """Up to so many rows that wait, or where none does, that are done."""
+        s = self._s
+        found: list[Row] = []
+        for state in (Status.PENDING, Status.DONE):
+            keys = c.all(f"SELECT {s.keys} FROM {s.t} WHERE {s.is_word[state]}{s.has_key}{s.scope} LIMIT {int(count)}")
+            size = 0
+            for at in range(0, len(keys), SAMPLED_AT_ONCE):
+                rows = [row for row in self.rows(c, keys[at : at + SAMPLED_AT_ONCE]) if row is not None]
+                found += rows
+                size += sum(len(value) for row in rows for value in row if isinstance(value, str | bytes))
+                if size > SAMPLED_BYTES:
+                    break
+            if found:
+                break
+        return found
 
     def try_out(self, c: Connection) -> None:
         """Reads no row: raises where the statement itself does not work any more."""

@@ -9,16 +9,18 @@ leases ran out, and on the same host a living process must have missed its beats
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from pooltable.table import identity
 from pooltable.table.database import Connection, Session
 from pooltable.table.finishing import write_ends
+from pooltable.table.neighbours import Process
 from pooltable.table.statements import Opening, Statements, Write
 from pooltable.table.states import Claim, Fate, Retry, Status
 
 AT_ONCE = 500  # rows in one transaction
+LOCKED_SECONDS = 1.0  # before a runner is looked at again whose row another transaction holds
 
 
 class Rescue(NamedTuple):
@@ -28,6 +30,9 @@ class Rescue(NamedTuple):
     failed: int
     runners: tuple[str, ...]
     next_expiry: float | None
+
+
+NOTHING_RESCUED = Rescue(0, 0, (), None)
 
 
 class RunnerRow(NamedTuple):
@@ -64,6 +69,8 @@ class Rescuer:
         self._own = own
         self._seconds = seconds
         self._quiet_until = 0.0
+        self.neighbours: frozenset[Process] = frozenset()  # the processes of the living on this host
+        self.locked: set[str] = set()  # the dead whose rows were left alone, because others held them
         self._seen: dict[str, tuple[float, float]] = {}  # runner -> its expires_at, and since when we see that value
         s = statements
         epoch, now = s.dialect.epoch, s.dialect.now
@@ -91,6 +98,7 @@ class Rescuer:
         moment = time.monotonic()
         here = identity.boot_id(), identity.pid_namespace()
         living, gone, lapsed, waits = {self._own}, set(), set(), []
+        neighbours = set()
         for row in map(RunnerRow._make, c.all(self._sql_runners, (self._s.job,))):
             if row.id == self._own:
                 continue
@@ -102,12 +110,15 @@ class Rescuer:
             if same_host and not identity.lives(row.pid, row.pid_started):
                 gone.add(row.id)
                 continue
+            if same_host and row.pid is not None and row.pid_started:
+                neighbours.add((row.pid, row.pid_started))
             wait = max(row.left, since + self._seconds - moment if same_host else 0.0, self._quiet_until - moment)
             if wait > 0:
                 living.add(row.id)
                 waits.append(wait)
             else:
                 lapsed.add(row.id)
+        self.neighbours = frozenset(neighbours)
         unknown = holders.keys() - living - gone - lapsed
         if moment < self._quiet_until:
             living |= unknown
@@ -120,17 +131,26 @@ class Rescuer:
         """Gives the dead runners' rows back: PENDING at once, or FAILED at the limit of rescues."""
 
         def verdict(claim: Claim, runner: str) -> Write:
-            rescued = claim.rescued + 1
-            if rescued >= retry.rescued:
-                reason = f"its runner was lost {rescued} times, which is the limit; the last was {runner}"
-                return taken_back(claim, Status.FAILED, rescued, reason)
-            return taken_back(claim, Status.PENDING, rescued, f"its runner {runner} was lost")
+            return rescued(claim, f"its runner {runner} was lost", retry)
 
         deaths = session.read(lambda c: self.deaths(c, self.holders(c)))
         fates, taken = self.take_back(session, deaths, verdict)
-        failed = sum(fate.end == "failed" for fate in fates)
-        pending = sum(fate.end == "released" for fate in fates)
-        return Rescue(pending, failed, tuple(taken), deaths.next_expiry)
+        next_expiry = deaths.next_expiry
+        if deaths.dead & self.locked:
+            next_expiry = min(LOCKED_SECONDS, LOCKED_SECONDS if next_expiry is None else next_expiry)
+        return summed(fates, taken, next_expiry)
+
+    def rescue_own(self, session: Session, numbers: Collection[int], retry: Retry) -> Rescue:
+        """Gives back rows that are open under our own lease, by the numbers of their claims."""
+        s = self._s
+        reason = "the database lost how its last attempt ended"
+
+        def work(c: Connection) -> list[Fate]:
+            opening = s.opening(c, self._own)
+            claims = [claim for claim in s.claimed(c, self._own, 0) if claim.claim_no in numbers]
+            return write_ends(c, s, self._own, [rescued(claim, reason, retry) for claim in claims], opening.now)
+
+        return summed(session.transact(work), [self._own], None)
 
     def take_back(
         self, session: Session, deaths: Deaths, verdict: Callable[[Claim, str], Write]
@@ -138,6 +158,7 @@ class Rescuer:
         """Ends the open claims of the dead by `verdict`; the fates, and the runners that had any."""
         fates: list[Fate] = []
         taken = []
+        self.locked = set()
         for runner in sorted(deaths.dead):
             found = self._take_back_of(session, runner, runner in deaths.lapsed, verdict)
             if found is None:
@@ -151,13 +172,17 @@ class Rescuer:
     def _take_back_of(
         self, session: Session, runner: str, by_lease: bool, verdict: Callable[[Claim, str], Write]
     ) -> list[Fate] | None:
-        """None when the runner turned out to live."""
+        """None when the runner turned out to live, or another transaction holds its row."""
         s = self._s
 
         def work(c: Connection) -> tuple[list[Fate], bool] | None:
             # Under the lock on its row, where there are locks: a beat that came first is seen, one that comes now
-            # waits.
-            opening = s.opening(c, runner)
+            # waits. We do not: who holds it beats, is rescued by somebody else, or fell silent in the middle of a
+            # transaction, and then the server keeps its locks for a while.
+            opening = s.opening_unlocked(c, runner)
+            if opening is None:
+                self.locked.add(runner)
+                return None
             if by_lease and opening.left is not None and opening.left > 0:
                 return None
             claims = s.claimed(c, runner, 0)[:AT_ONCE]
@@ -175,6 +200,20 @@ class Rescuer:
             fates += done[0]
             if not done[1]:
                 return fates
+
+
+def summed(fates: Sequence[Fate], runners: Sequence[str], next_expiry: float | None) -> Rescue:
+    pending = sum(fate.end == "released" for fate in fates)
+    failed = sum(fate.end == "failed" for fate in fates)
+    return Rescue(pending, failed, tuple(runners), next_expiry)
+
+
+def rescued(claim: Claim, reason: str, retry: Retry) -> Write:
+    """The end of a claim that was lost: PENDING again, or FAILED where that happened too often."""
+    count = claim.rescued + 1
+    if count >= retry.rescued:
+        return taken_back(claim, Status.FAILED, count, f"lost {count} times, which is the limit: {reason}")
+    return taken_back(claim, Status.PENDING, count, reason)
 
 
 def taken_back(claim: Claim, status: Status, rescued: int, reason: str) -> Write:

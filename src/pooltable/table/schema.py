@@ -72,7 +72,7 @@ def names_for(mapping: Mapping, job: str, dialect: Dialect) -> Names:
         open_index=shortened(f"pooltable_{job}_open"),
         due_index=shortened(f"pooltable_{job}_due"),
         failed_index=shortened(f"pooltable_{job}_failed"),
-        claim_index=shortened(f"pooltable_{job}_claim"),
+        claim_index=claim_index_name(job),
     )
 
 
@@ -154,6 +154,10 @@ def create_indexes(mapping: Mapping, job: str, dialect: Dialect) -> list[str]:
     ]
 
 
+def claim_index_name(job: str) -> str:
+    return shortened(f"pooltable_{job}_claim")
+
+
 def claim_index(mapping: Mapping, job: str, dialect: Dialect) -> str:
     """The statement that makes the index which a claim needs over the user's table: its order, over the pending rows
     only."""
@@ -165,5 +169,5 @@ def claim_index(mapping: Mapping, job: str, dialect: Dialect) -> str:
     if dialect.partial_indexes:
         word = dialect.literal(mapping.words.pending)
         condition = f"{mapping.status.bare} IS NULL" if word == "NULL" else f"{mapping.status.bare} = {word}"
-        return dialect.create_index(names.claim_index, mapping.schema, mapping.sql, listed, condition)
-    return dialect.create_index(names.claim_index, mapping.schema, mapping.sql, f"{mapping.status.bare}, {listed}", "")
+        return dialect.online_index(names.claim_index, mapping.schema, mapping.sql, listed, condition)
+    return dialect.online_index(names.claim_index, mapping.schema, mapping.sql, f"{mapping.status.bare}, {listed}", "")

@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import stat
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
 
 from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError
 from pooltable.table.database import Connection, Refused
-from pooltable.table.dialects import Dialect, Trouble
-from pooltable.table.finding import Finding
+from pooltable.table.dialects import Dialect, Index, Trouble
 from pooltable.table.mapping import Mapping
 from pooltable.table.sqlite_statements import SQLiteStatements
 from pooltable.table.statements import Statements
 from pooltable.table.values import Converter
 
-BUSY_SECONDS = 5.0
-LARGE_ROW = 1_000_000  # bytes
+# How long SQLite itself waits for a lock. It hears no signal meanwhile; what takes longer is tried again.
+BUSY_SECONDS = 1.0
 
 _TROUBLES = {
     sqlite3.SQLITE_BUSY: Trouble.BUSY,
@@ -45,6 +45,8 @@ class SQLite(Dialect):
     name = "sqlite"
     mark = "?"
     begin = "BEGIN IMMEDIATE"
+    begin_reading = "PRAGMA query_only = ON"
+    is_server = False
     # Seconds since 1970, to the millisecond; unixepoch('subsec') is NULL, without an error, before SQLite 3.42.
     now = "((julianday('now') - 2440587.5) * 86400.0)"
     skip_locked = ""
@@ -67,7 +69,6 @@ class SQLite(Dialect):
                 "a SQLite database in memory belongs to one connection alone; use a file, for example"
                 " sqlite:///tasks.db"
             )
-        self._file: tuple[int, int] | None = None
         self.path = _path(engine.url)
 
     def later(self, seconds: str) -> str:
@@ -79,25 +80,27 @@ class SQLite(Dialect):
     def name_of(self, url: sa.URL) -> str:
         return os.path.basename(_path(url)) or str(url)
 
-    def refuse_missing(self, url: sa.URL) -> None:
+    def identity(self) -> object:
         try:
-            self._file = _identity(self.path)
+            found = os.stat(self.path)
         except FileNotFoundError:
             raise MappingError(f"there is no file {self.path!r} (looked in {os.getcwd()})") from None
         except OSError as error:
             raise DatabaseUnavailable(f"{self.path!r} cannot be reached: {error.strerror}") from error
-        if os.path.isdir(self.path):
+        if stat.S_ISDIR(found.st_mode):
             raise MappingError(f"{self.path!r} is a folder, not a database")
+        return found.st_dev, found.st_ino
 
     def opened(self, raw: Any) -> None:
         raw.isolation_level = None
         raw.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
-    def still_there(self, raw: Any) -> bool:
+    def still_there(self, raw: Any, identity: object) -> bool:
         try:
-            return self._file == _identity(self.path)
+            found = os.stat(self.path)
         except OSError:
             return False
+        return identity == (found.st_dev, found.st_ino)
 
     def in_transaction(self, raw: Any) -> bool:
         return bool(raw.in_transaction)
@@ -114,6 +117,9 @@ class SQLite(Dialect):
         return (
             Trouble.REFUSED if isinstance(error, (sqlite3.InterfaceError, sqlite3.ProgrammingError)) else Trouble.OTHER
         )
+
+    def advice(self, error: BaseException) -> str:
+        return "; give --db the path of a SQLite file that is whole" if self.hopeless(error) else ""
 
     def hopeless(self, error: BaseException) -> bool:
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
@@ -174,7 +180,7 @@ class SQLite(Dialect):
             )
         )
 
-    def indexes(self, connection: Connection, mapping: Mapping) -> list[tuple[list[str], str]]:
+    def indexes(self, connection: Connection, mapping: Mapping) -> list[Index]:
         prefix = f"{self.quote(mapping.schema)}." if mapping.schema else ""
         found = []
         for index in connection.all(f"PRAGMA {prefix}index_list({self.quote(mapping.name)})"):
@@ -183,33 +189,7 @@ class SQLite(Dialect):
                 f"SELECT sql FROM {prefix}sqlite_master WHERE type = 'index' AND name = ?", (index[1],)
             )
             condition = re.split(r"\bWHERE\b", (text and text[0]) or "", maxsplit=1, flags=re.IGNORECASE)[1:]
-            found.append((columns, condition[0] if condition else ""))
-        return found
-
-    def findings(self, connection: Connection, mapping: Mapping) -> list[Finding]:
-        found = []
-        ((mode,),) = connection.all("PRAGMA journal_mode")
-        if mode != "wal":
-            found.append(
-                Finding(
-                    "journal mode",
-                    f"the file's journal mode is {mode!r}: readers and the writer wait for each other, and each commit"
-                    " costs twice",
-                    f"sqlite3 {self.path} 'PRAGMA journal_mode = WAL'",
-                )
-            )
-        columns = " + ".join(f"coalesce(length({column.sql}), 0)" for column in mapping.columns) or "0"
-        ((longest,),) = connection.all(
-            f"SELECT max({columns}) FROM (SELECT * FROM {mapping.sql} LIMIT 1000) AS {self.quote(mapping.name)}"
-        )
-        if longest and longest > LARGE_ROW:
-            found.append(
-                Finding(
-                    "large rows",
-                    f"a row holds {longest / 1e6:.0f} MB, and SQLite may write all of it anew when its status changes",
-                    "store paths, or keep the content in a table of its own; words of equal length help as well",
-                )
-            )
+            found.append(Index(str(index[1]), columns, condition[0] if condition else ""))
         return found
 
     def statements(self, mapping: Mapping, job: str) -> Statements:
@@ -229,11 +209,6 @@ def _path(url: sa.URL) -> str:
         path = path[5:].split("?")[0]
         path = path.removeprefix("//")
     return path
-
-
-def _identity(path: str) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
 
 
 def _file_system(path: str) -> str | None:

@@ -21,7 +21,6 @@ class _NotAll(Exception):
 
 
 class SQLiteStatements(Statements):
-    together = True
     rows_of_values = "VALUES "
 
     def build(self) -> None:
@@ -89,10 +88,13 @@ class SQLiteStatements(Statements):
         w = self.width
         return [Picked(row[:w], (), row[w:]) for row in c.all(self.sql_due, (now, count))]
 
+    def waiting_sql(self, count: int) -> tuple[str, Sequence[Any]]:
+        return self.sql_waiting, (count,)
+
     def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[Picked]:
         w, to = self.width, self.known_to
         if after is None:
-            rows = c.all(self.sql_waiting, (count,))
+            rows = c.all(*self.waiting_sql(count))
         else:
             rows = c.all(self.sql_waiting_after, (*self.behind_values(after), count))
         return [Picked(row[:w], row[to:], row[w:to]) for row in rows]

@@ -56,9 +56,6 @@ class Opening(NamedTuple):
 class Statements:
     """What the lease asks of the database, inside a transaction. Subclasses are the databases."""
 
-    # One transaction for finishes, beat and claim: where a commit is what costs, and writers wait for each other
-    # anyway.
-    together = False
     rows_of_values = ""  # what stands before a list of rows in brackets
 
     def __init__(self, mapping: Mapping, job: str, dialect: Dialect) -> None:
@@ -104,11 +101,14 @@ class Statements:
         )
         self.sql_forget = f"DELETE FROM {self.e} WHERE {self.entry_is} AND runner_id = {mark} AND claim_no = {mark}"
         self.sql_mine = f"SELECT {self.entry_keys}, claim_no FROM {self.e} WHERE ended IS NULL AND runner_id = {mark}"
-        self.sql_claimed = (
+        claimed = (
             f"SELECT {self.entry_keys}, claim_no, attempt, fails, lost, rescued, round FROM {self.e}"
-            f" WHERE ended IS NULL AND runner_id = {mark} AND claim_no >= {mark} ORDER BY claim_no"
+            f" WHERE ended IS NULL AND runner_id = {mark} AND claim_no >= {mark}"
         )
+        self.sql_claimed = f"{claimed} ORDER BY claim_no"
+        self.sql_claimed_again = f"{claimed} AND attempt > 1"
         self.sql_beat = f"UPDATE {n.runners} SET expires_at = {d.later(mark)}, stopped_at = NULL WHERE id = {mark}"
+        self.sql_runner = f"SELECT 1 FROM {n.runners} WHERE id = {mark}"
         self.sql_end = self._end_of_order()
         self.sql_read = f"SELECT {', '.join(c.sql for c in (*self.mapping.key, *self.mapping.columns))} FROM {self.t}"
 
@@ -185,10 +185,19 @@ class Statements:
     # ---- what each database does in its own way
 
     def opening(self, c: Connection, runner: str) -> Opening:
+        """What a transaction of this runner learns, with a lock on the runner's row where there are such locks."""
         raise NotImplementedError
+
+    def opening_unlocked(self, c: Connection, runner: str) -> Opening | None:
+        """As `opening`, for another runner's row; None where somebody else has it locked."""
+        return self.opening(c, runner)
 
     def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
         """Rows whose back-off is over, those that waited longest first."""
+        raise NotImplementedError
+
+    def waiting_sql(self, count: int) -> tuple[str, Sequence[Any]]:
+        """What `waiting` asks from the start of the order, and its values."""
         raise NotImplementedError
 
     def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[Picked]:
@@ -237,6 +246,10 @@ class Statements:
 
     def end_of_order(self, c: Connection) -> tuple[Any, ...] | None:
         return c.first(self.sql_end)
+
+    def knows(self, c: Connection, runner: str) -> bool:
+        """Whether the runner's row is there, locked or not."""
+        return c.first(self.sql_runner, (runner,)) is not None
 
     def beat(self, c: Connection, runner: str, seconds: float) -> bool:
         """Renews the lease; False when its row is gone."""

@@ -6,7 +6,6 @@ TaskTable --prepare--> Mapping, side tables, job row     (once, by whichever ver
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping as MappingOf, Sequence
 from typing import Any
@@ -16,18 +15,21 @@ import sqlalchemy as sa
 from pooltable.errors import DatabaseError, MappingError
 from pooltable.events import Key
 from pooltable.rows import Row
-from pooltable.table import schema
+from pooltable.table import jobs, schema
 from pooltable.table.adding import insert_rows
+from pooltable.table.checkup import checkup
 from pooltable.table.database import Connection, Database, Result, Session
 from pooltable.table.finding import Finding
+from pooltable.table.indexing import make_index
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look, Looker
 from pooltable.table.mapping import Mapping, Request, reflect
 from pooltable.table.reading import Counts, Entry, Reader
 from pooltable.table.requeue import release_dead, release_foreign, requeue
+from pooltable.table.rights import held, needed
 from pooltable.table.statements import Statements
 from pooltable.table.states import Words
-from pooltable.table.upkeep import findings, prune
+from pooltable.table.upkeep import Pruned, prune
 from pooltable.table.values import Converter
 
 _WORDS = Words()
@@ -147,44 +149,19 @@ class TaskTable:
                 session.transact(make)
             except DatabaseError as error:
                 if type(error) is DatabaseError and not self._there(session):
+                    said = d.said(error.__cause__ or error)
                     raise DatabaseError(
-                        f"{error}; pooltable cannot make its side tables: let somebody who may run what `pooltable init"
-                        " --print` shows"
+                        f"{self.database}: {said}; pooltable cannot make its side tables: let somebody who may run what"
+                        " `pooltable init --print` shows, and give this role its rights on them"
                     ) from error
                 raise
-        session.transact(self._enter_job)
+        session.transact(lambda c: jobs.enter(c, self._known))
         return True
 
     def _ddl(self, c: Connection) -> list[str]:
         s, d = self._known, self._database.dialect
         tables = schema.create_tables(s.mapping, s.job, d, d.key_types(c, s.mapping))
         return [*tables, *schema.create_indexes(s.mapping, s.job, d)]
-
-    def _enter_job(self, c: Connection) -> None:
-        """Makes the job's row, or checks that it means the same."""
-        s = self._known
-        m, q = s.mapping, s.dialect.quote
-        words = [value for _, value in m.words.items()]
-        facts = {
-            "schema": m.schema,
-            "table": m.name,
-            "key": json.dumps([column.name for column in m.key]),
-            "status": m.status.name,
-            "words": json.dumps(words, ensure_ascii=False),
-            "version": schema.VERSION,
-        }
-        names = ", ".join(q(name) for name in facts)
-        found = c.first(f"SELECT {names} FROM {s.names.jobs} WHERE {q('job')} = {s.mark}", (s.job,))
-        if found is None:
-            marks = ", ".join([s.mark] * (len(facts) + 1))
-            s.dialect.insert_once(c, s.names.jobs, f"{q('job')}, {names}", marks, (s.job, *facts.values()))
-            found = c.first(f"SELECT {names} FROM {s.names.jobs} WHERE {q('job')} = {s.mark}", (s.job,))
-        for (name, wanted), there in zip(facts.items(), found or (), strict=True):
-            if there != wanted:
-                raise MappingError(
-                    f"the job {s.job!r} is known here with {name} {there!r}, and this is {wanted!r}; use the same"
-                    " mapping, or name another job: job=..."
-                )
 
     @property
     def _known(self) -> Statements:
@@ -239,6 +216,11 @@ class TaskTable:
         return self.mapping.result.name if self.mapping.result is not None else None
 
     @property
+    def kind(self) -> str:
+        """The kind of database: "sqlite", "postgresql" or "mysql", which MariaDB is as well."""
+        return self._database.dialect.name
+
+    @property
     def database(self) -> str:
         """The database as it may be shown: without its password."""
         return self._database.name
@@ -271,6 +253,23 @@ class TaskTable:
         """The row as a task would get it, whatever its state; None when there is none."""
         wanted = self._key(key)
         return self._reading(lambda c: self._read.rows(c, [wanted])[0])
+
+    def sample(self, count: int = 200) -> list[Row]:
+        """Up to so many rows as a task would get them, which stay as they are: rows that wait, else rows that are done.
+
+        Fewer where they are large. The database is told that nothing is to be written.
+        """
+        self.prepare(create=False)
+        session = self._database.session()
+        try:
+
+            def read(c: Connection) -> list[Row]:
+                c.run(self._database.dialect.begin_reading)
+                return self._read.sample(c, count)
+
+            return session.read(read)
+        finally:
+            session.close()
 
     @property
     def _read(self) -> Reader:
@@ -369,42 +368,51 @@ class TaskTable:
         statements = [*self._reading(self._ddl), schema.claim_index(s.mapping, s.job, s.dialect)]
         return "".join(f"{s.dialect.plain(statement)};\n" for statement in statements)
 
-    def create_index(self) -> str:
-        """Makes the index that claims need over the user's table, where it is missing; its SQL."""
+    def create_index(self) -> str | None:
+        """Makes the index that claims need over the user's table; its SQL, or None where one was there already.
+
+        Others go on writing meanwhile, where the database can do that: PostgreSQL, MySQL and MariaDB.
+        """
         s = self._known
-        missing = Looker(s, self._database, self._entries).index_sql
-        sql = schema.claim_index(s.mapping, s.job, s.dialect)
+        looker = Looker(s, self._database, self._entries)
+        return self._reading(lambda c: make_index(c, s, looker))
 
-        def make(c: Connection) -> None:
-            if missing(c) is not None:
-                c.run(sql)
-
-        self._reading(make)
-        return s.dialect.plain(sql)
-
-    def prune(self, older_than: float = 30 * 86400.0) -> int:
-        """Removes finished entries older than so many seconds, and those of rows that are gone; how many. Rows stay as
-        they are."""
+    def prune(self, older_than: float = 30 * 86400.0, *, dry_run: bool = False) -> Pruned:
+        """Removes finished entries older than so many seconds, those of rows that are gone, and runners that are long
+        over; how many of each. Rows stay as they are, and with `dry_run` everything does."""
         statements = self._known
-        self.prepare()
+        self.prepare(create=False)
+        if not self._entries:
+            return Pruned(0, 0, 0)
         session = self._database.session()
         try:
-            return prune(session, statements, older_than)
+            return prune(session, statements, older_than, dry_run)
         finally:
             session.close()
 
     def findings(self) -> list[Finding]:
-        """What would slow or endanger a run, with remedies: a missing index, long transactions, a journal mode."""
+        """Whether a run would work, and work fast: everything that was looked at, with its remedy. Changes nothing."""
         self.prepare(create=False)
-        return self._reading(lambda c: findings(c, self._known, self._database, self._entries))
+        return self._reading(lambda c: checkup(c, self._known, self._database, self._entries))
 
     # ---- running
+
+    def _refuse_without_rights(self, c: Connection) -> None:
+        """Raises where this role lacks a right of a run, which would otherwise be found when rows are DOING already."""
+        for right in needed(self._known, self._entries):
+            if not held(c, right):
+                on = self._database.dialect.plain(right.on)
+                raise DatabaseError(
+                    f"{self.database}: this role lacks {right.what} on {on}; `pooltable doctor` shows the GRANT"
+                )
 
     def open_lease(
         self, *, seconds: float = 30.0, name: str | None = None, processes: int = 1, poll: float = 2.0
     ) -> Lease:
         """A lease of so many seconds, under which rows are claimed. Waiting rows are looked at anew every `poll`."""
         self.prepare()
+        if self._database.dialect.is_server:
+            self._reading(self._refuse_without_rights)
         return Lease(
             self._database, self._known, self._converter(), seconds=seconds, poll=poll, name=name, processes=processes
         )

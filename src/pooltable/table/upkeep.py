@@ -1,85 +1,68 @@
-"""Keeps a job tidy and healthy: prunes what is over, and says what would slow or endanger a run."""
+"""Prunes what a job remembers of rows that are over."""
 
 from __future__ import annotations
 
-import time
+from typing import NamedTuple
 
-from pooltable.table.database import Connection, Database, Session
-from pooltable.table.finding import Finding
-from pooltable.table.looking import Looker
+from pooltable.events import Key
+from pooltable.table.database import Connection, Session
 from pooltable.table.statements import Statements
 
-AT_ONCE = 5000
-CLOCK_SKEW = 5.0
+AT_ONCE = 1000  # entries in one transaction
 
 
-def prune(session: Session, s: Statements, older_than: float) -> int:
-    """Removes finished entries older than so many seconds, those whose rows are gone, and old runners; how many
-    entries.
+class Pruned(NamedTuple):
+    """How many finished entries were removed, how many of rows that are gone, and how many runners."""
 
-    Open entries, those of waiting rows and stuck ones stay.
+    old: int
+    gone: int
+    runners: int
+
+
+def prune(session: Session, s: Statements, older_than: float, dry_run: bool) -> Pruned:
+    """Removes finished entries older than so many seconds, those whose rows are gone, and runners over for that long.
+
+    Open entries stay always, those of waiting and stuck rows as long as their rows are there.
     """
     d, m = s.dialect, s.mark
     now = d.epoch(d.now)
     old = f"pt_e.ended IN ('done', 'failed') AND {d.epoch('pt_e.finished_at')} < {now} - {m}"
     gone = f"pt_e.ended IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {s.t} WHERE {s.same})"
-    drop = f"DELETE FROM {s.e} WHERE {s.entry_is} AND ended IS NOT NULL"
-    removed = 0
-    for condition, values in ((old, (older_than,)), (gone, ())):
-
-        def some(c: Connection, condition: str = condition, values: tuple[float, ...] = values) -> int:
-            keys = c.all(f"SELECT {s.e_keys} FROM {s.e} AS pt_e WHERE {condition} LIMIT {AT_ONCE}", values)
-            return c.many(drop, keys) if keys else 0
-
-        while count := session.transact(some):
-            removed += count
-    runners = (
-        f"DELETE FROM {s.names.runners} WHERE job = {m} AND {d.epoch('stopped_at')} < {now} - {m}"
+    # One that was killed has not stopped, but its lease ran out.
+    over = (
+        f"job = {m} AND {d.epoch('coalesce(stopped_at, expires_at)')} < {now} - {m}"
         f" AND id NOT IN (SELECT runner_id FROM {s.e} WHERE ended IS NULL)"
     )
-    session.transact(lambda c: c.run(runners, (s.job, older_than)))
-    return removed
+    if dry_run:
+
+        def count(table: str, condition: str, *values: object) -> int:
+            return int(session.read(lambda c: c.all(f"SELECT count(*) FROM {table} WHERE {condition}", values))[0][0])
+
+        entries = f"{s.e} AS pt_e"
+        both = count(entries, f"({old}) AND ({gone})", older_than)
+        gone_count = count(entries, gone) - both
+        return Pruned(count(entries, old, older_than), gone_count, count(s.names.runners, over, s.job, older_than))
+    old_count, gone_count = _remove(session, s, old, (older_than,)), _remove(session, s, gone, ())
+    runners = session.transact(lambda c: c.run(f"DELETE FROM {s.names.runners} WHERE {over}", (s.job, older_than)))
+    return Pruned(old_count, gone_count, runners)
 
 
-def findings(c: Connection, s: Statements, database: Database, entries: bool) -> list[Finding]:
-    """What would slow or endanger a run on this table, most harmful first."""
-    looker = Looker(s, database, entries)
-    look = looker.look(c)
-    m = s.mapping
-    found: list[Finding] = []
-    if look.unsafe_file_system:
-        found.append(
-            Finding(
-                "network file system",
-                f"the file is on {look.unsafe_file_system}, whose locks SQLite cannot rely on",
-                "move the file to a disk of this machine, or use PostgreSQL or MySQL",
-            )
-        )
-    found += s.dialect.findings(c, m)
-    skew = _skew(c, s)
-    if abs(skew) > CLOCK_SKEW:
-        found.append(
-            Finding(
-                "clock",
-                f"the database's clock and this host's are {skew:+.0f} s apart",
-                "leases go by the database's; set the clocks",
-            )
-        )
-    index = looker.index_sql(c)
-    if index is not None:
-        found.append(Finding("index missing", f"each claim reads through {m.name!r} to find waiting rows", index))
-    if look.foreign_doing:
-        found.append(
-            Finding(
-                "foreign doing rows",
-                f"{look.foreign_doing} rows hold {m.words.doing!r}, and no runner holds them",
-                "if nothing else works on them: pooltable release --foreign",
-            )
-        )
-    return found
+def _remove(session: Session, s: Statements, condition: str, values: tuple[float, ...]) -> int:
+    """Removes the entries for which the condition holds; how many. They are gone through once, in the order of keys."""
+    keys_at = ", ".join(s.value(column) for column in s.mapping.key)
+    behind = f"({s.e_keys}) > ({keys_at})"
+    # Asked once more under the entry's lock, so that one which was opened meanwhile stays.
+    drop = f"DELETE FROM {s.e} WHERE {s.entry_is} AND ended IS NOT NULL"
+    removed, last = 0, None
 
+    def some(c: Connection) -> tuple[int, Key | None]:
+        among = condition if last is None else f"{condition} AND {behind}"
+        sql = f"SELECT {s.e_keys} FROM {s.e} AS pt_e WHERE {among} ORDER BY {s.e_keys} LIMIT {AT_ONCE}"
+        keys = c.all(sql, (*values, *(last or ())))
+        return (c.many(drop, keys), keys[-1]) if keys else (0, None)
 
-def _skew(c: Connection, s: Statements) -> float:
-    before = time.time()
-    ((there,),) = c.all(f"SELECT {s.dialect.epoch(s.dialect.now)}")
-    return float(there) - (before + time.time()) / 2
+    while True:
+        count, last = session.transact(some)
+        removed += count
+        if last is None:
+            return removed
