@@ -162,10 +162,16 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("forever", "switch", False, "Go on for ever and take new rows as they come."),
         Setting("poll", "number", 2.0, "Seconds between looks for new rows while there is nothing to do.", least=0.001),
         Setting("max_rows", "count", None, "Take at most so many rows.", least=1),
-        Setting("time_limit", "number", None, "Seconds that one row may run; then its worker is killed.", least=0.001),
+        Setting("batch", "count", 1, "Rows that the function gets at once, as a list; 1: the row itself.", least=1),
+        Setting("time_limit", "number", None, "Seconds that one call may run; then its worker is killed.", least=0.001),
         Setting("initializer", "text", None, "app:function, called once in each worker before its first row."),
         Setting("wait", "switch", True, "Wait for rows that are due again later."),
         Setting("db_wait", "number", None, "Patience with a database that is away. (default: no end)", least=0),
+    ),
+    "Command": (
+        Setting("command", "text", None, "Run this program on each row in place of a function; {column} is filled in."),
+        Setting("shell", "switch", False, "Have a shell read the command; values still reach it as single words."),
+        Setting("allow_dashes", "switch", False, "Take values that start with - also where they would be options."),
     ),
     "Trying again": (
         Setting("fails", "count", 1, "Attempts that may raise, or run over their time limit.", least=1),
@@ -183,7 +189,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
     ),
     "Workers": (
         Setting("threads", "count", None, "Threads that each worker owns. (default: cores / processes)", least=1),
-        Setting("devices", "text", None, "Devices to deal out to the workers, such as cuda:0,cuda:1."),
+        Setting("devices", "text", None, "Devices to deal out to the workers, such as cuda:0,cuda:1; auto: all."),
+        Setting("preload", "text", None, "Modules to import once for all workers, such as numpy,torch."),
         Setting("memory", "size", None, "Memory of one worker, such as 4GB: recycled above it.", least=1),
         Setting("maxtasksperchild", "count", None, "Replace a worker after so many rows.", least=1),
         Setting("idle_timeout", "number", None, "Let a worker go after so many idle seconds.", least=0),
@@ -197,8 +204,13 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
 SETTINGS: tuple[Setting, ...] = tuple(setting for group in GROUPS.values() for setting in group)
 BY_NAME: dict[str, Setting] = {setting.name: setting for setting in SETTINGS}
 
-# Variables that are ours but no settings.
-_OTHER_VARIABLES = ("POOLTABLE_CONFIG",)
+# Variables that are ours but no settings; the last three are what a command of ours gets, which may be pooltable again.
+_OTHER_VARIABLES = (
+    "POOLTABLE_CONFIG",
+    "POOLTABLE_ROW_KEY",
+    "POOLTABLE_ROW_ATTEMPT",
+    "POOLTABLE_IDEMPOTENCY_KEY",
+)
 
 
 class Settings(Mapping[str, Any]):

@@ -17,11 +17,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 from uuid import uuid4
 
-from pooltable import tasks
+from pooltable import batches, tasks
+from pooltable.batches import Batch
 from pooltable.config import BY_NAME
 from pooltable.errors import SettingError, WorkerLost, WorkerStartError
 from pooltable.events import Event, WorkerEnded, WorkerReady
 from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.pool.devices import devices_of
 from pooltable.pool.local import LocalEngine
 from pooltable.signals import StopRequests
 from pooltable.tasks import Spec
@@ -102,6 +104,9 @@ class Crew(Protocol):
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
         """Run the task on this row; its answer carries the number that is returned."""
 
+    def send_batch(self, batch: Batch) -> int:
+        """Run the task on these rows; its answer has one `batches.End` for each."""
+
     def cancel(self, call: int, kill: bool) -> bool:
         """Drop the call if it has not started, end it if `kill`; either way it is answered."""
 
@@ -111,25 +116,35 @@ class Crew(Protocol):
     def wait(self, seconds: float, answers: int) -> bool:
         """Wait until something happened, as the inbox does."""
 
-    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
-        """End every worker; whatever still runs is killed when the caller is patient no more."""
+    def end(self, patient: Callable[[], bool], in_a_hurry: Callable[[], bool]) -> None:
+        """End every worker; whatever still runs is ended when the caller is patient no more, and killed without grace
+        as soon as the caller is in a hurry."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How the worker processes are made; each field as in `Pool`, and `memory` also as in "4GB"."""
+    """How the worker processes are made; each field as in `Pool`."""
 
     threads: int | None = None
     devices: str | None = None
+    preload: str | None = None
     memory: int | str | None = None
     maxtasksperchild: int | None = None
     idle_timeout: float | None = None
     context: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("threads", "memory", "maxtasksperchild", "idle_timeout"):
+        for name in ("threads", "devices", "preload", "memory", "maxtasksperchild", "idle_timeout"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, BY_NAME[name].read(getattr(self, name), "Workers"))
+
+    def count(self) -> int | None:
+        """How many there should be by these fields alone: one for each device. Raises SettingError for one that is not
+        there."""
+        try:
+            return len(devices_of(self.devices)) or None
+        except ValueError as error:
+            raise SettingError(str(error)) from error
 
     def options(self) -> dict[str, Any]:
         """The fields that were set, by name."""
@@ -194,8 +209,15 @@ class OwnProcesses:
             self._engine.start(workers)
 
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
-        arguments = values, attempt, idempotency_key, *((tuple(self._leaving),) if self._leaving else ())
-        return self._engine.submit(tasks.run_row, arguments, sink=self.inbox)
+        return self._submit(tasks.run_row, (values, attempt, idempotency_key))
+
+    def send_batch(self, batch: Batch) -> int:
+        return self._submit(batches.run_batch, (batch,))
+
+    def _submit(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+        if self._leaving:
+            arguments = *arguments, tuple(self._leaving)
+        return self._engine.submit(function, arguments, sink=self.inbox)
 
     def cancel(self, call: int, kill: bool) -> bool:
         return self._engine.cancel(call, kill=kill)
@@ -206,13 +228,21 @@ class OwnProcesses:
     def wait(self, seconds: float, answers: int) -> bool:
         return self.inbox.wait(seconds, answers)
 
-    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
+    def end(self, patient: Callable[[], bool], in_a_hurry: Callable[[], bool]) -> None:
         self._engine.close()
         while not self._engine.join(LOOK_SECONDS):
             # Who is still starting has nothing to bring to an end.
             if not patient() or all(worker.state == "starting" for worker in self._engine.workers()):
-                self._engine.terminate(kill=in_a_hurry)
-                self._engine.join(IN_A_HURRY_SECONDS if in_a_hurry else LAST_SECONDS)
+                self._terminate(in_a_hurry)
+                return
+
+    def _terminate(self, in_a_hurry: Callable[[], bool]) -> None:
+        until = time.monotonic() + LAST_SECONDS
+        self._engine.terminate(kill=in_a_hurry())
+        while not self._engine.join(LOOK_SECONDS) and time.monotonic() < until:
+            if in_a_hurry():
+                self._engine.terminate(kill=True)
+                self._engine.join(IN_A_HURRY_SECONDS)
                 return
 
 
@@ -236,7 +266,7 @@ class ThisProcess:
         self.inbox = inbox
         self._spec = spec
         self._requests = requests
-        self._calls: deque[tuple[int, tuple[Any, ...]]] = deque()
+        self._calls: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]] = deque()
         self._numbers = count(1)
         self._prepared = False
         self.broken: BaseException | None = None
@@ -257,12 +287,18 @@ class ThisProcess:
             self._prepared = True
 
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
+        return self._queue(tasks.run_here, (values, attempt, idempotency_key))
+
+    def send_batch(self, batch: Batch) -> int:
+        return self._queue(batches.run_batch_here, (batch,))
+
+    def _queue(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
         call = next(self._numbers)
-        self._calls.append((call, (values, attempt, idempotency_key)))
+        self._calls.append((call, function, arguments))
         return call
 
     def cancel(self, call: int, kill: bool) -> bool:
-        for place, (number, _) in enumerate(self._calls):
+        for place, (number, *_) in enumerate(self._calls):
             if number == call:
                 del self._calls[place]
                 self.inbox.answered(call, Told(0, None, 0.0, Raised(CancelledError())))
@@ -275,26 +311,26 @@ class ThisProcess:
     def wait(self, seconds: float, answers: int) -> bool:
         if not self._calls:
             return self.inbox.wait(seconds, answers)
-        call, arguments = self._calls.popleft()
+        call, function, arguments = self._calls.popleft()
         started = time.perf_counter()
-        ended = self._run(arguments)
+        ended = self._run(function, arguments)
         self.inbox.answered(call, Told(0, None, time.perf_counter() - started, ended))
         return True
 
-    def _run(self, arguments: tuple[Any, ...]) -> Outcome:
+    def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
         try:
             # The second Ctrl-C must reach the row that runs in this very thread.
             with self._requests.interrupting(2):
                 if self._requests.count >= 2:
                     return Raised(CancelledError())
-                return Returned(tasks.run_here(self._spec, *arguments))
+                return Returned(function(self._spec, *arguments))
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and self._requests.count >= 2:
                 # The row goes back as it would from a worker that was stopped.
                 return Raised(CancelledError())
             return Raised(error)
 
-    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
+    def end(self, patient: Callable[[], bool], in_a_hurry: Callable[[], bool]) -> None:
         pass
 
 
@@ -311,6 +347,7 @@ class SomebodysExecutor:
         # By value and once: each process of the executor prepares itself when the first row reaches it.
         self._spec = (uuid4().hex, cloudpickle.dumps(spec))
         self._numbers = count(1)
+        # Of what the function returned and the seconds it took there.
         self._futures: dict[int, Future[tuple[Any, float]]] = {}
 
     @property
@@ -321,10 +358,16 @@ class SomebodysExecutor:
         pass
 
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
+        return self._submit(tasks.run_row_elsewhere, (values, attempt, idempotency_key))
+
+    def send_batch(self, batch: Batch) -> int:
+        return self._submit(batches.run_batch_elsewhere, (batch,))
+
+    def _submit(self, function: Callable[..., tuple[Any, float]], arguments: tuple[Any, ...]) -> int:
         call = next(self._numbers)
         sent = time.perf_counter()
         try:
-            future = self._executor.submit(tasks.run_row_elsewhere, *self._spec, values, attempt, idempotency_key)
+            future = self._executor.submit(function, *self._spec, *arguments)
         except Exception as error:
             self.broken = WorkerStartError(f"the executor takes no more calls: {type(error).__name__}: {error}")
             self.inbox.answered(call, Told(None, None, 0.0, Raised(self.broken)))
@@ -367,7 +410,7 @@ class SomebodysExecutor:
     def wait(self, seconds: float, answers: int) -> bool:
         return self.inbox.wait(seconds, answers)
 
-    def end(self, patient: Callable[[], bool], in_a_hurry: bool) -> None:
+    def end(self, patient: Callable[[], bool], in_a_hurry: Callable[[], bool]) -> None:
         # Rows that have not begun must not begin after the run is over and they were given back.
         for future in list(self._futures.values()):
             future.cancel()

@@ -1,14 +1,16 @@
 """The rows that a run has in its hands, from the claim until the end of their attempt is written.
 
     claimed --read--> sent to the crew --answer, judge--> ended --finish--> written
-        |                                                   ^ |
-        +---- gone, or not wanted any more -----------------+ +--> locked by another transaction: again, later
+        |        |            ^                             ^ |
+        |        +-- gathered to a batch, where asked for   | +--> locked by another transaction: again, later
+        +---- gone, or not wanted any more -----------------+
 
 Only the runner's thread touches them; the database's side of every step is the runner's.
 """
 
 from __future__ import annotations
 
+import math
 import pickle
 import random
 import time
@@ -16,21 +18,25 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 
+from pooltable.batches import End
 from pooltable.crew import Answer, Crew, Inbox
 from pooltable.errors import CannotStore, Fail, Later, TimeLimitExceeded, WorkerLost
-from pooltable.outcomes import Outcome, Raised
+from pooltable.events import Key
+from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pace import Room, Streaks
 from pooltable.reporter import Ended, Reporter
 from pooltable.rows import Row
 from pooltable.table.states import Claim, Fate, Finish, Released, Retry, judge
+from pooltable.tasks import mark_of
 
 GATHER_SECONDS = 0.02  # how long an end may wait for others to share its commit; the promise is 50 ms with the commit
 LOCKED_SECONDS = 0.2  # before a row that another transaction holds is tried again
+BATCH_SECONDS = 0.05  # how long an idle worker may wait for a batch to fill up
 
 
 @dataclass(slots=True)
-class Sent:
-    """A row that the crew has not answered. `disowned`: its claim was lost meanwhile."""
+class Held:
+    """A row that was read, and the bytes that are known of it. `disowned`: its claim was lost meanwhile."""
 
     claim: Claim
     row: Row
@@ -38,29 +44,48 @@ class Sent:
     disowned: bool = False
 
 
+Sent = tuple[Held, ...]  # what the crew was given in one call and has not answered: one row, or a batch
+
+
 class Hands:
     """Every row of a run that was claimed and is not written yet, in the order of its way."""
 
-    def __init__(self, crew: Crew, inbox: Inbox, reporter: Reporter, retry: Retry) -> None:
-        self.room = Room()
+    def __init__(self, crew: Crew, inbox: Inbox, reporter: Reporter, retry: Retry, batch: int = 1) -> None:
+        self.room = Room(batch)
+        self._batch = batch
         self._crew = crew
         self._inbox = inbox
         self._reporter = reporter
         self._retry = retry
         self._streaks = Streaks()
         self._claimed: list[Claim] = []
+        self._gathered: list[Held] = []
+        self._gather_until = 0.0
         self._sent: dict[int, Sent] = {}
-        self._sent_bytes = 0
+        self._sent_rows = 0
+        self._bytes = 0  # of what was gathered and sent
         self._ended: list[Ended] = []
         self._ended_since = 0.0
 
     def __len__(self) -> int:
         """How many rows wait for their turn or run."""
-        return len(self._claimed) + len(self._sent)
+        return len(self._claimed) + len(self._gathered) + self._sent_rows
+
+    @property
+    def calls(self) -> int:
+        """How many answers are still to come."""
+        return len(self._sent)
 
     @property
     def empty(self) -> bool:
-        return not (self._claimed or self._sent or self._ended)
+        return not (self._claimed or self._gathered or self._sent or self._ended)
+
+    @property
+    def claims(self) -> frozenset[tuple[Key, int]]:
+        """Every claim, (key, claim_no), whose end is not written yet."""
+        read = [*self._gathered, *(held for sent in self._sent.values() for held in sent)]
+        claims = [*self._claimed, *(held.claim for held in read), *(ended.finish.claim for ended in self._ended)]
+        return frozenset((claim.key, claim.claim_no) for claim in claims)
 
     @property
     def only_locked(self) -> bool:
@@ -74,8 +99,8 @@ class Hands:
 
     def to_read(self) -> list[Claim]:
         """The claims whose rows are to be read and sent now: as many as the bytes allow of what is under way."""
-        count = self.room.to_read(self._sent_bytes)
-        return self._claimed[: count if self._sent else max(1, count)]
+        count = self.room.to_read(self._bytes)
+        return self._claimed[: count if self._sent or self._gathered else max(1, count)]
 
     def send(self, rows: Sequence[Row | Exception | None]) -> None:
         """These are the rows of `to_read`: None for one that is gone, an error for one that cannot be read."""
@@ -83,7 +108,14 @@ class Hands:
         size = 0
         for claim, row in zip(claims, rows, strict=True):
             if isinstance(row, Row):
-                size += self._send(claim, row)
+                # Others of its values are never many bytes.
+                held = Held(claim, row, sum(len(value) for value in row if isinstance(value, str | bytes)))
+                size += held.size
+                if self._batch == 1 or claim.alone:
+                    self._send((held,))
+                else:
+                    self._gathered.append(held)
+                    self._bytes += held.size
             elif row is None:
                 # The finish finds out that it is gone, and says so.
                 self._note(Finish(claim, Released()), None, None)
@@ -92,17 +124,46 @@ class Hands:
         if rows:
             self.room.saw_bytes(len(rows), size)
 
-    def _send(self, claim: Claim, row: Row) -> int:
-        size = sum(len(value) for value in row if isinstance(value, str | bytes))  # others are never many bytes
+    def send_batches(self, now: float, more: bool) -> None:
+        """Send what was gathered: full batches, and to a worker that is idle also fewer rows, when a while has passed
+        or no `more` are to be had."""
+        while len(self._gathered) >= self._batch:
+            self._send_gathered(self._batch)
+        if not self._gathered or len(self._sent) >= self._crew.ready:
+            self._gather_until = 0.0
+        elif more and not self._gather_until:
+            self._gather_until = now + BATCH_SECONDS
+        elif not more or now >= self._gather_until:
+            self._gather_until = 0.0
+            share = math.ceil(len(self._gathered) / (self._crew.ready - len(self._sent)))
+            while self._gathered:
+                self._send_gathered(share)
+
+    @property
+    def next_send(self) -> float | None:
+        """When an idle worker is to have what was gathered, by the monotonic clock."""
+        return self._gather_until or None
+
+    def _send_gathered(self, count: int) -> None:
+        batch, self._gathered = self._gathered[:count], self._gathered[count:]
+        self._bytes -= sum(held.size for held in batch)
+        self._send(tuple(batch))
+
+    def _send(self, sent: Sent) -> None:
+        going = [(tuple(held.row), held.claim.attempt, held.claim.idempotency_key) for held in sent]
         try:
-            call = self._crew.send(tuple(row), claim.attempt, claim.idempotency_key)
+            call = self._crew.send(*going[0]) if self._batch == 1 else self._crew.send_batch(tuple(going))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             # A value of the driver's own that cannot travel: the row pays for it, not the run.
-            self._cannot_run(claim, error)
+            if len(sent) > 1:
+                for held in sent:
+                    self._send((held,))
+            else:
+                self._cannot_run(sent[0].claim, error)
         else:
-            self._sent[call] = Sent(claim, row, size)
-            self._sent_bytes += size
-        return size
+            self._sent[call] = sent
+            self._sent_rows += len(sent)
+            self._bytes += sum(held.size for held in sent)
 
     def _cannot_run(self, claim: Claim, error: Exception) -> None:
         outcome = Raised(CannotStore(f"the row cannot be given to the task: {type(error).__name__}: {error}"))
@@ -112,7 +173,9 @@ class Hands:
 
     def give_back(self) -> None:
         """Release what was not sent yet."""
-        claims, self._claimed = self._claimed, []
+        claims = [held.claim for held in self._gathered] + self._claimed
+        self._bytes -= sum(held.size for held in self._gathered)
+        self._claimed, self._gathered = [], []
         for claim in claims:
             self._note(Finish(claim, Released()), None, None)
 
@@ -122,15 +185,25 @@ class Hands:
         for call in list(self._sent):
             self._crew.cancel(call, kill)
 
-    def keep(self, kept: frozenset[tuple[tuple[object, ...], int]]) -> int:
+    def keep(self, kept: frozenset[tuple[Key, int]]) -> int:
         """Only these claims, (key, claim_no), are still ours: end the others. How many they were."""
-        lost = [call for call, sent in self._sent.items() if (sent.claim.key, sent.claim.claim_no) not in kept]
-        for call in lost:
-            self._sent[call].disowned = True
-            self._crew.cancel(call, kill=True)
-        ours = [claim for claim in self._claimed if (claim.key, claim.claim_no) in kept]
-        count = len(lost) + len(self._claimed) - len(ours)
-        self._claimed = ours
+
+        def is_ours(claim: Claim) -> bool:
+            return (claim.key, claim.claim_no) in kept
+
+        before = len(self)
+        self._claimed = [claim for claim in self._claimed if is_ours(claim)]
+        self._bytes -= sum(held.size for held in self._gathered if not is_ours(held.claim))
+        self._gathered = [held for held in self._gathered if is_ours(held.claim)]
+        count = before - len(self)
+        for call, sent in list(self._sent.items()):
+            for held in sent:
+                if not held.disowned and not is_ours(held.claim):
+                    held.disowned = True
+                    count += 1
+            # A batch goes on for the sake of those that are still ours.
+            if all(held.disowned for held in sent):
+                self._crew.cancel(call, kill=True)
         return count
 
     # ---- ended
@@ -140,15 +213,31 @@ class Hands:
         count, seconds = 0, 0.0
         for call, answer in self._inbox.collect():
             sent = self._sent.pop(call)
-            self._sent_bytes -= sent.size
-            outcome = answer.outcome()
-            if not sent.disowned:
-                self._note(self._finish_of(sent.claim, answer, outcome), sent.row, outcome)
-            self._judge_worker(answer.pid, outcome)
+            self._sent_rows -= len(sent)
+            for held, outcome, took in self._ends_of(sent, answer):
+                self._bytes -= held.size
+                if not held.disowned:
+                    finish = self._finish_of(held.claim, answer, outcome, took, sent)
+                    self._note(finish, held.row, outcome, len(sent) > 1 and _is_lost(outcome))
+                self._judge_worker(answer.pid, outcome)
             if answer.seconds:
-                count, seconds = count + 1, seconds + answer.seconds
+                count, seconds = count + len(sent), seconds + answer.seconds
         if count:
             self.room.saw_rows(count, seconds)
+
+    def _ends_of(self, sent: Sent, answer: Answer) -> list[tuple[Held, Outcome, float]]:
+        """How each row of a call ended, and in how many seconds."""
+        outcome = answer.outcome()
+        if self._batch == 1:
+            return [(sent[0], outcome, answer.seconds)]
+        if isinstance(outcome, Returned):
+            ends: list[End] = outcome.value  # type: ignore[assignment]
+            return [(held, end.outcome, end.seconds) for held, end in zip(sent, ends, strict=True)]
+        if len(sent) > 1 and isinstance(outcome.error, TimeLimitExceeded):
+            # Which of them took the time shows when each runs alone.
+            told = f"the batch of {len(sent)} rows ran longer than its time limit of {outcome.error.seconds:g} s"
+            outcome = Raised(WorkerLost(answer.pid or 0, None, told))
+        return [(held, outcome, answer.seconds / len(sent)) for held in sent]
 
     def _judge_worker(self, pid: int | None, outcome: Outcome) -> None:
         error = outcome.error if isinstance(outcome, Raised) else None
@@ -159,18 +248,22 @@ class Hands:
         elif self._streaks.saw(pid, failed=error is not None):
             self._crew.replace(pid)
 
-    def _finish_of(self, claim: Claim, answer: Answer, outcome: Outcome) -> Finish:
+    def _finish_of(self, claim: Claim, answer: Answer, outcome: Outcome, seconds: float, sent: Sent) -> Finish:
         log = ""
         if isinstance(outcome, Raised):
             outcome = Raised(_about(claim, outcome.error))
             log = self._reporter.log_of(answer.pid, claim.key, claim.attempt)
+            if not log and len(sent) > 1:
+                # It did not run alone: what the whole batch has printed.
+                together = [held.claim for held in sent]
+                log = self._reporter.log_of(answer.pid, mark_of(together), together[0].attempt)
         verdict = judge(outcome, claim, self._retry, random.random())
-        return Finish(claim, verdict, answer.seconds, answer.worker, log)
+        return Finish(claim, verdict, seconds, answer.worker, log)
 
-    def _note(self, finish: Finish, row: Row | None, outcome: Outcome | None) -> None:
+    def _note(self, finish: Finish, row: Row | None, outcome: Outcome | None, shared: bool = False) -> None:
         if not self._ended:
             self._ended_since = time.monotonic()
-        self._ended.append(Ended(finish, row, outcome))
+        self._ended.append(Ended(finish, row, outcome, shared=shared))
 
     def to_write(self, now: float) -> list[Ended]:
         """The ends that can be written now."""
@@ -196,6 +289,10 @@ class Hands:
         self._ended = [ended for ended in self._ended if id(ended) not in tried] + locked
         self._ended_since = now
         return burst
+
+
+def _is_lost(outcome: Outcome) -> bool:
+    return isinstance(outcome, Raised) and isinstance(outcome.error, WorkerLost)
 
 
 def _about(claim: Claim, error: BaseException) -> BaseException:

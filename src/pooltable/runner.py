@@ -32,6 +32,10 @@ LEASE_HERE = 86400.0
 class Runner:
     """Runs `task` on the PENDING rows of `table`, each in a worker process, until nothing is left to do.
 
+    The task gets a Row, and with `batch` a list of up to so many; it then returns a list with one result for each, in
+    the same order: None where there is nothing to store, an exception for a row that failed. `time_limit` is for one
+    call of the task, be it a row or a batch.
+
     Use `run()` below unless you want to stop it from another thread. `callback(row, value)` is called for each row that
     ended DONE and `error_callback(row, error)` for each that ended FAILED: in this process, on a thread of their own,
     after the commit. `processes=None` is one for each core that this process may use, `processes=0` runs the rows
@@ -40,7 +44,7 @@ class Runner:
 
     def __init__(
         self,
-        task: Callable[[Row], Any],
+        task: Callable[[Row], Any] | Callable[[list[Row]], Any],
         table: TaskTable,
         *,
         processes: int | None = None,
@@ -48,6 +52,7 @@ class Runner:
         initargs: tuple[Any, ...] = (),
         callback: Callback | None = None,
         error_callback: Callable[[Row, BaseException], object] | None = None,
+        batch: int = 1,
         time_limit: float | None = None,
         retry: Retry | None = None,
         forever: bool = False,
@@ -58,8 +63,10 @@ class Runner:
         pace: Pace | None = None,
         listeners: Sequence[Listener] | None = None,
     ) -> None:
-        tasks.check(task)
-        _check(processes=processes, time_limit=time_limit, poll=poll, max_rows=max_rows)
+        _check(processes=processes, batch=batch, time_limit=time_limit, poll=poll, max_rows=max_rows)
+        if not isinstance(batch, int):
+            raise SettingError(f"batch must be a whole number of rows, not {batch!r}")
+        tasks.check(task, batch)
         if initializer is not None and not callable(initializer):
             raise SettingError(f"initializer must be a function, not {type(initializer).__name__}")
         if time_limit is not None and (executor is not None or processes == 0):
@@ -67,12 +74,13 @@ class Runner:
         if executor is not None:
             size = processes or getattr(executor, "_max_workers", None) or usable_cores()
         else:
-            size = 1 if processes == 0 else processes or usable_cores()
+            size = 1 if processes == 0 else processes or (workers or Workers()).count() or usable_cores()
         self._table = table
         self._task = task
         self._initializer = initializer
         self._initargs = tuple(initargs)
         self._processes = processes
+        self._batch = batch
         self._executor = executor
         self._time_limit = time_limit
         self._workers = workers or Workers()
@@ -81,6 +89,7 @@ class Runner:
         pace = pace or Pace()
         self._plan = Plan(
             size=size,
+            batch=batch,
             retry=retry or Retry(),
             pace=pace,
             lease_seconds=LEASE_HERE if processes == 0 else pace.lease,
@@ -108,6 +117,8 @@ class Runner:
             raise UsageError("a Runner runs once, and this one has: make another")
         self._table.prepare()
         look = self._table.look()
+        if look.hidden:
+            raise MappingError(look.hidden)
         self._check_words(look)
         with self._requests:
             return self._open().run(look)
@@ -128,19 +139,21 @@ class Runner:
         crew: Crew | None = None
         try:
             crew = self._make_crew(reporter)
-            lease = self._table.open_lease(
-                seconds=self._plan.lease_seconds, processes=self._plan.size, poll=self._plan.poll
-            )
+            # A server that is silent already is given up by whoever asks twice.
+            with self._requests.interrupting(2):
+                lease = self._table.open_lease(
+                    seconds=self._plan.lease_seconds, processes=self._plan.size, poll=self._plan.poll
+                )
         except BaseException:
             if crew is not None:
-                crew.end(lambda: False, in_a_hurry=True)
+                crew.end(lambda: False, in_a_hurry=lambda: True)
             reporter.abandon()
             raise
         return Loop(self._plan, self._table, lease, crew, self._inbox, self._requests, reporter)
 
     def _make_crew(self, reporter: Reporter) -> Crew:
         task, initializer = tasks.portable(self._task), self._initializer and tasks.portable(self._initializer)
-        spec = tasks.Spec(task, self._table.fields, len(self._table.key), initializer, self._initargs)
+        spec = tasks.Spec(task, self._table.fields, len(self._table.key), initializer, self._initargs, self._batch)
         if self._executor is not None:
             return SomebodysExecutor(spec, self._inbox, self._executor, self._plan.size)
         if self._processes == 0:
@@ -155,7 +168,7 @@ class Runner:
         return OwnProcesses(spec, self._inbox, self._plan.size, self._workers, self._time_limit, folder, hear)
 
 
-def run(task: Callable[[Row], Any], table: TaskTable, **options: Any) -> Summary:
+def run(task: Callable[[Row], Any] | Callable[[list[Row]], Any], table: TaskTable, **options: Any) -> Summary:
     """Run `task` on the PENDING rows of `table` until nothing is left to do; the options are those of `Runner`.
 
     >>> summary = run(mission, TaskTable("sqlite:///videos.db", "video"), processes=4)  # doctest: +SKIP

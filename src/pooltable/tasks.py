@@ -4,7 +4,8 @@
     initializer  prepare_worker(Spec)  -------->  the task is kept, the user's initializer runs
     per row      run_row(values, ...)  -------->  current() is set, task(row) -> value
 
-The task and the user's initializer travel together and once per worker, so both see the same globals.
+The task and the user's initializer travel together and once per worker, so both see the same globals. Tasks that take
+many rows at once are run by batches.py.
 """
 
 from __future__ import annotations
@@ -15,34 +16,55 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from time import perf_counter
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pooltable.cores import usable_cores
 from pooltable.errors import RemoteError, TaskError, TimeLimitExceeded, WorkerStartError
 from pooltable.pool import capture, worker
 from pooltable.rows import Row
 
-Task = Callable[[Row], Any]
+# Takes a Row, or with `batch` a list of them.
+Task = Callable[[Any], Any]
+
+
+@dataclass
+class Fits:
+    """What this process has learned of its memory: so many rows go through at once, None while it never ran out."""
+
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
 class Spec:
-    """All that a worker must know before its first row; the first `key_size` of `fields` are the key."""
+    """All that a worker must know before its first row; the first `key_size` of `fields` are the key.
+
+    `batch`: the task takes lists of up to so many rows.
+    """
 
     task: Task
     fields: tuple[str, ...]
     key_size: int
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
+    batch: int = 1
+    fits: Fits = field(default_factory=Fits)
+
+
+class Attempt(NamedTuple):
+    """An attempt at one row: its key, the number of the attempt, and the key that stays equal over all of them."""
+
+    key: tuple[Any, ...]
+    attempt: int
+    idempotency_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +75,9 @@ class Current:
     `idempotency_key` stays equal over all attempts at one row and is new when the row is run afresh: give it to
     services that must not do the same thing twice. `worker` is the number of this worker, from 0 up; `threads` is how
     many threads it owns; `device` is the device that it was given, such as "cuda:0", or None.
+
+    With `batch`, `rows` has the `key`, `attempt` and `idempotency_key` of each row in the order of the list that the
+    task got, and outside of `rows` the three are empty while the list holds more than one row.
     """
 
     key: tuple[Any, ...]
@@ -61,10 +86,26 @@ class Current:
     worker: int
     threads: int
     device: str | None
+    rows: tuple[Attempt, ...] = ()
+
+    def onnx_options(self) -> Any:
+        """An `onnxruntime.SessionOptions` that keeps a session to the threads of this worker.
+
+        ONNX Runtime takes no notice of environment variables; without it a session has a thread for every core.
+        Raises ImportError with the remedy where ONNX Runtime is missing.
+        """
+        try:
+            from onnxruntime import SessionOptions
+        except ImportError as error:
+            raise ImportError("onnx_options() needs ONNX Runtime; install it with: pip install onnxruntime") from error
+        options = SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        return options
 
     def recycle(self) -> None:
         """Have this worker replaced by a new one after this row."""
-        _recycle()
+        recycle()
 
 
 _current: ContextVar[Current | None] = ContextVar("pooltable_current", default=None)
@@ -87,11 +128,15 @@ def current() -> Current:
 _cores = cache(usable_cores)  # to ask costs 0.1 ms
 
 
+_NO_ROW = Attempt((), 0, "")
+
+
 @contextmanager
-def _as_current(key: tuple[Any, ...], attempt: int, idempotency_key: str) -> Iterator[None]:
+def _as_current(rows: tuple[Attempt, ...]) -> Iterator[None]:
     me = worker.identity()
     index, threads, device = (0, _cores(), None) if me is None else (me.index, me.threads, me.device)
-    here = Current(key, attempt, idempotency_key, index, threads, device)
+    only = rows[0] if len(rows) == 1 else _NO_ROW
+    here = Current(*only, index, threads, device, rows)
     token = _current.set(here)
     _running.append(here)
     try:
@@ -101,7 +146,8 @@ def _as_current(key: tuple[Any, ...], attempt: int, idempotency_key: str) -> Ite
         _current.reset(token)
 
 
-def _recycle() -> None:
+def recycle() -> None:
+    """Have this process replaced after what it runs now, if it is a worker of ours."""
     if worker.identity() is not None:  # there is nobody to replace where the rows run in somebody else's process
         worker.ask_to_be_recycled()
 
@@ -121,51 +167,100 @@ def prepare_worker(spec: Spec) -> None:
 def initialize(spec: Spec) -> None:
     """Run the user's initializer."""
     if spec.initializer is not None:
-        with _as_current((), 0, ""):
+        with _as_current(()):
             spec.initializer(*spec.initargs)
 
 
 def run_row(values: tuple[Any, ...], attempt: int, idempotency_key: str, leaving: Collection[int] = ()) -> Any:
     """Run the prepared task on one row, in this process, unless this worker is one of those that are to be replaced."""
+    return run_here(prepared(leaving), values, attempt, idempotency_key)
+
+
+def prepared(leaving: Collection[int]) -> Spec:
+    """What this process was prepared for; CancelledError if it is one of those that are to be replaced."""
     if _spec is None:
         raise RuntimeError("this process was not prepared for a task")
     if leaving and os.getpid() in leaving:
-        _recycle()
+        recycle()
         raise CancelledError
-    return run_here(_spec, values, attempt, idempotency_key)
+    return _spec
 
 
 def run_here(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
     """Run the task on one row, in this thread."""
-    key = values[: spec.key_size]
-    with _as_current(key, attempt, idempotency_key):
-        capture.begin(key, attempt)
+    row = Attempt(values[: spec.key_size], attempt, idempotency_key)
+    return work(spec.task, Row(spec.fields, values), (row,))
+
+
+def work(task: Task, given: Any, rows: tuple[Attempt, ...]) -> Any:
+    """What the task returns for what it is given; `current()` and what it prints belong to these attempts meanwhile."""
+    with _as_current(rows):
+        capture.begin(mark_of(rows), rows[0].attempt)
         try:
-            return spec.task(Row(spec.fields, values))
-        except (CancelledError, BrokenExecutor, TimeLimitExceeded) as error:
-            # From an executor or a pool that the task uses itself. Coming from here it would be taken for ours: as if
-            # this row had never run, or its worker had died.
-            raise _foreign(error) from error
+            return task(given)
+        except _LIKE_OURS as error:
+            raise foreign(error) from error
         except Exception as error:
-            if _ruins_the_worker(error):
-                _recycle()
+            if ruins_the_worker(error):
+                recycle()
             raise
         finally:
             capture.end()
 
 
-def _foreign(error: BaseException) -> RemoteError:
+def mark_of(rows: Sequence[Any]) -> tuple[Any, ...]:
+    """The key under which the output of these attempts, or claims, is kept: it is shown to people."""
+    if len(rows) == 1:
+        return rows[0].key  # type: ignore[no-any-return]
+    return (f"{', '.join(map(str, rows[0].key))} and {len(rows) - 1} more",)
+
+
+# From an executor or a pool that the task uses itself. Coming from here they would be taken for ours: as if this row
+# had never run, or its worker had died.
+_LIKE_OURS = (CancelledError, BrokenExecutor, TimeLimitExceeded)
+
+
+def foreign(error: BaseException) -> BaseException:
+    """The error in a form that nobody takes for one of the pool that runs the task."""
+    if not isinstance(error, _LIKE_OURS):
+        return error
     kind = type(error)
-    return RemoteError(f"{kind.__module__}.{kind.__qualname__}", str(error), traceback.format_exc())
+    text = "".join(traceback.format_exception(error))
+    return RemoteError(f"{kind.__module__}.{kind.__qualname__}", str(error), text)
 
 
-def _ruins_the_worker(error: Exception) -> bool:
+def ruins_the_worker(error: BaseException) -> bool:
     """Whether every later row of this process would fail as well: its driver never forgets such an error."""
+    return isinstance(error, Exception) and "CUDA error" in _text(error) and not is_out_of_memory(error)
+
+
+# Libraries have no class in common for this, and some no class of their own. In lower case.
+_OUT_OF_MEMORY_NAMES = ("outofmemory", "resourceexhausted")
+_OUT_OF_MEMORY_TEXTS = (
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "failed to allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "alloc_failed",
+    "resource_exhausted",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether fewer rows at once may help: Python's own error, and those of torch, CUDA, onnxruntime, XLA."""
+    if isinstance(error, MemoryError) or not isinstance(error, Exception):
+        return isinstance(error, MemoryError)
+    name, text = type(error).__name__.lower(), _text(error).lower()
+    return any(part in name for part in _OUT_OF_MEMORY_NAMES) or any(part in text for part in _OUT_OF_MEMORY_TEXTS)
+
+
+def _text(error: Exception) -> str:
     try:
-        text = str(error)
+        return str(error)
     except Exception:
-        return False
-    return "CUDA error" in text and "out of memory" not in text
+        return ""
 
 
 # ---- in a process of somebody else's executor
@@ -180,10 +275,15 @@ def run_row_elsewhere(
     number: str, spec: bytes, values: tuple[Any, ...], attempt: int, idempotency_key: str
 ) -> tuple[Any, float]:
     """What the task returned and the seconds it took; the first row of a run to reach a process prepares it."""
-    prepared = _prepared.get(number) or _prepare(number, spec)
+    known = prepared_elsewhere(number, spec)
     began = perf_counter()
-    value = run_here(prepared, values, attempt, idempotency_key)
+    value = run_here(known, values, attempt, idempotency_key)
     return value, perf_counter() - began
+
+
+def prepared_elsewhere(number: str, spec: bytes) -> Spec:
+    """What this process was prepared for; it is now, if this is the first row of that run to reach it."""
+    return _prepared.get(number) or _prepare(number, spec)
 
 
 def _prepare(number: str, pickled: bytes) -> Spec:
@@ -228,10 +328,11 @@ def portable(function: Callable[..., Any]) -> Callable[..., Any]:
     return ByValue(function) if nameless else function
 
 
-def check(task: object) -> None:
-    """Raises TaskError if this can never be run on a row, with the remedy."""
+def check(task: object, batch: int = 1) -> None:
+    """Raises TaskError if this can never be run on a row, or on a list of up to `batch`, with the remedy."""
+    given, example = ("one row", "mission(row)") if batch == 1 else ("one list of rows", "mission(rows)")
     if not callable(task):
-        raise TaskError(f"the task must be a function that takes a row, not {type(task).__name__}")
+        raise TaskError(f"the task must be a function that takes {given}, not {type(task).__name__}")
     called = task if inspect.isroutine(task) else type(task).__call__
     if inspect.iscoroutinefunction(task) or inspect.iscoroutinefunction(called):
         raise TaskError(
@@ -244,7 +345,7 @@ def check(task: object) -> None:
         inspect.signature(task).bind(())
     except TypeError as error:
         raise TaskError(
-            f"the task {name_of(task)} cannot be called with one row: {error}; write def mission(row): ..."
+            f"the task {name_of(task)} cannot be called with {given}: {error}; write def {example}: ..."
         ) from None
     except ValueError:
         pass  # a builtin without a signature: the first row will tell

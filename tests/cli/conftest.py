@@ -110,8 +110,7 @@ class Folder:
             [sys.executable, "-m", "pooltable", *map(str, arguments)],
             cwd=self.path,
             env={**ours, **self.environment},
-            text=True,
-            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            **{"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
 
     def run(self, *arguments: object, stdin: str = "", seconds: float = 50) -> Done:

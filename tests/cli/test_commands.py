@@ -250,7 +250,10 @@ def test_config_says_where_each_setting_came_from_and_shows_no_password(hosts: A
 
 def test_every_command_has_help_with_examples(folder: Any) -> None:
     top = folder.run("--help").stdout
-    setup, running = ("demo", "init", "add"), ("run", "try", "retry", "pause", "resume", "release")
+    setup, running = (
+        ("demo", "init", "add"),
+        ("run", "try", "tune", "retry", "pause", "resume", "release", "prune", "doctor"),
+    )
     commands = [*setup, *running, "status", "failures", "show", "logs", "config"]
     assert [name for name in commands if name not in top] == []
     for name in commands:

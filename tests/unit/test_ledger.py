@@ -21,12 +21,7 @@ def ledger_with(workers: int, *, pace: float | None = None, lifetime: int | None
 
 def accept(ledger: Ledger, count: int = 1, *, limit: float | None = None, size: int = 10) -> list[int]:
     """So many calls that wait."""
-    idle, ledger.idle = ledger.idle, {}
-    begin = ledger.number
-    for _ in range(count):
-        assert ledger.accept(None, 0, b"x" * size, limit) is None
-    ledger.idle = idle
-    return list(range(begin + 1, ledger.number + 1))
+    return [ledger.accept(None, 0, b"x" * size, limit) for _ in range(count)]
 
 
 def batch(ledger: Ledger, seat: Seat) -> list[int]:
@@ -46,10 +41,12 @@ def answer(ledger: Ledger, seat: Seat, *numbers: int) -> None:
 # ---- who gets what
 
 
-def test_a_call_goes_straight_to_an_idle_worker() -> None:
+def test_a_call_is_with_the_worker_that_it_was_sent_to_and_that_is_idle_no_more() -> None:
     ledger, (seat,) = ledger_with(1)
-    assert ledger.accept(None, 0, b"") is seat
-    assert ledger.holder(ledger.number) is seat
+    number = ledger.accept(None, 0, b"")
+    assert ledger.is_waiting(number)
+    assert batch(ledger, seat) == [number]
+    assert ledger.holder(number) is seat
     assert not ledger.idle
     assert not ledger.waiting
 
@@ -59,16 +56,16 @@ def test_the_worker_that_became_idle_last_is_taken_first() -> None:
     del ledger.idle[first.index], ledger.idle[second.index]
     ledger.became_idle(first)
     ledger.became_idle(second)
-    assert ledger.accept(None, 0, b"") is second
+    assert ledger.warmest() is second
 
 
-def test_a_call_waits_while_nobody_is_idle_and_behind_those_that_wait() -> None:
+def test_calls_wait_one_behind_the_other() -> None:
     ledger, (seat,) = ledger_with(1)
-    accept(ledger)
-    assert ledger.accept(None, 0, b"") is None
+    accept(ledger, 2)
     assert waiting(ledger) == [1, 2]
     assert batch(ledger, seat) == [1]
-    assert ledger.accept(None, 0, b"") is None
+    accept(ledger)
+    assert waiting(ledger) == [2, 3]
 
 
 def test_a_function_whose_pace_is_unknown_is_sent_alone_and_not_ahead() -> None:
@@ -309,4 +306,3 @@ def test_a_worker_that_leaves_is_sent_nothing() -> None:
     assert seat.state == LEAVING
     accept(ledger, 1)
     assert batch(ledger, seat) == []
-    assert ledger.accept(None, 0, b"") is None

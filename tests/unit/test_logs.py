@@ -75,6 +75,7 @@ def test_every_event_has_words_that_are_one_line(heard: list[logging.LogRecord])
         events.RowsClaimed(3, 0.01),
         *(RowNotWritten((1, "a"), 1, why, "more") for why in typing.get_args(events.NotWritten)),
         events.RowsRescued(3, 1, ("ab", "cd")),
+        events.EndsForgotten(2, 1),
         events.DatabaseAway("gone"),
         events.DatabaseBack(3.0),
         events.LeaseLapsed(3.0, 1, 2),

@@ -34,6 +34,15 @@ def test_a_slow_database_has_more_rows_claimed_ahead():
     assert slow.per_worker() == 21
 
 
+@pytest.mark.parametrize(("row_seconds", "rows"), [(None, 64), (1.0, 64), (0.001, 64), (0.0005, 128), (1e-9, 992)])
+def test_with_batches_whole_ones_are_held_and_at_least_one_waits(row_seconds, rows):
+    batches = Room(batch=32)
+    if row_seconds is not None:
+        batches.saw_rows(1000, 1000 * row_seconds)
+    assert batches.per_worker() == rows
+    assert Room(batch=5000).per_worker() == 10_000
+
+
 def test_what_is_held_counts_against_the_room_and_never_makes_it_negative():
     fast = room(0.01)
     assert fast.free(workers=2, held=5) == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 
 import pytest
 
@@ -130,3 +131,16 @@ def test_a_task_knows_its_row_and_attempt():
     assert (attempt.key, attempt.attempt, attempt.idempotency_key) == ((7,), 3, "video:7:1")
     with pytest.raises(RuntimeError):
         current()
+
+
+def test_onnx_options_keep_a_session_to_the_threads_of_its_worker():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = tasks.Current((1,), 1, "key", 0, 3, None).onnx_options()
+    assert isinstance(options, onnxruntime.SessionOptions)
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+
+
+def test_onnx_options_without_the_library_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match="pip install onnxruntime"):
+        tasks.Current((1,), 1, "key", 0, 3, None).onnx_options()

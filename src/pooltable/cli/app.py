@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pooltable import __version__
-from pooltable.cli import add, change, demo, init, look, run, settings
+from pooltable.cli import add, change, demo, doctor, init, look, map as mapped, prune, run, settings, tune
 
 HELP = """\
 Runs a Python function over the rows of a database table with a pool of worker processes.
@@ -46,6 +46,7 @@ for command in (
     add.add,
     run.run,
     run.try_,
+    tune.tune,
     look.status,
     look.failures,
     look.show,
@@ -54,9 +55,13 @@ for command in (
     change.pause,
     change.resume,
     change.release,
+    prune.prune,
+    doctor.doctor,
     settings.config,
 ):
     app.command(name=command.__name__.rstrip("_"))(command)
+# What stands behind COMMAND belongs to it, also if it looks like an option of ours.
+app.command(name="map", context_settings={"allow_interspersed_args": False})(mapped.map_)
 
 
 def _version(wanted: bool) -> None:

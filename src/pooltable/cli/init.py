@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pooltable.cli.ending import complain
 from pooltable.cli.options import TABLE, merged, takes
 from pooltable.cli.show import say
 from pooltable.cli.table import open_table
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from pooltable.table.table import TaskTable
 
 VARIABLE = "DATABASE_URL"
+SAY_AFTER, SAY_AGAIN = 2.0, 10.0  # seconds
+WAITS = {
+    "sqlite": "others can read meanwhile, and write when it is there",
+    "postgresql": "others can write meanwhile; it waits for transactions that are open, whose oldest doctor names",
+    "mysql": "others can write meanwhile",
+}
 STATES = ("pending", "doing", "done", "failed")
 
 
@@ -42,7 +51,7 @@ def init(
       pooltable init --db sqlite:///videos.db --table video --write caption
       pooltable init --db postgresql://me:secret@host/shop --table video --pending NEW
       pooltable init --print     shows the SQL, for somebody who may run it
-      pooltable init --index
+      pooltable init --index     while others go on writing, on PostgreSQL, MySQL and MariaDB
     """
     asked: dict[str, Any] = {}
     if not settings["db"] and _can_ask():
@@ -61,7 +70,7 @@ def init(
     table.prepare()
     _say_look(table)
     if index:
-        say(f"made the index: {table.create_index()}")
+        _make_index(table)
     _write(settings)
     return 0
 
@@ -139,6 +148,8 @@ def _say_look(table: TaskTable) -> None:
     ours = {getattr(table.words, state) for state in STATES}
     if look.words and not look.pending and not ours & set(look.words):
         say(f"none of these is the pending word {table.words.pending!r}: say which one is, with --pending")
+    if look.hidden:
+        say(look.hidden)
     if look.foreign_doing:
         say(f"{look.foreign_doing} rows run without a runner of pooltable: see pooltable release --foreign")
     if look.index_sql:
@@ -146,6 +157,24 @@ def _say_look(table: TaskTable) -> None:
     if look.unsafe_file_system:
         say(f"the file lies on {look.unsafe_file_system}, whose locks are not reliable: put it on a local disk")
     say(f"pooltable's own tables are ready for job {table.job}")
+
+
+def _make_index(table: TaskTable) -> None:
+    """Makes the index that claims need; says so on stderr while that takes long."""
+    done = threading.Event()
+
+    def patience() -> None:
+        began, wait = time.monotonic(), SAY_AFTER
+        while not done.wait(wait):
+            wait = SAY_AGAIN
+            complain(f"still making the index ({time.monotonic() - began:.0f} s); {WAITS[table.kind]}")
+
+    threading.Thread(target=patience, name="pooltable-init", daemon=True).start()
+    try:
+        sql = table.create_index()
+    finally:
+        done.set()
+    say(f"made the index: {sql}" if sql else "the index for claims is there already")
 
 
 # ---- writing the settings down

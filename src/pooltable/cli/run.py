@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,24 +15,30 @@ from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.show import say, say_json, short
 from pooltable.cli.table import open_table, read_key
 from pooltable.config import Settings
-from pooltable.errors import Fail, Later, SettingError, UsageError
+from pooltable.errors import Fail, Later, SettingError, UsageError, describe
+from pooltable.outcomes import Outcome, Raised, Returned
 
 if TYPE_CHECKING:
+    from pooltable.batches import Batch
     from pooltable.events import Event, Summary
     from pooltable.progress import Progress
     from pooltable.runner import Runner
     from pooltable.table.table import TaskTable
+    from pooltable.tasks import Spec
 
 TASK = Annotated[
-    str, typer.Argument(metavar="MODULE:FUNCTION", help="The function to run on each row, such as app:mission.")
+    str | None, typer.Argument(metavar="MODULE:FUNCTION", help="The function to run on each row, such as app:mission.")
 ]
 
 
-@takes(*TABLE, "Running", "Trying again", "Stopping and leases", "Workers", "Showing")
-def run(task: TASK, settings: Settings, as_json: JSON = False) -> int:
-    """Run a function on every row that waits.
+@takes(*TABLE, "Running", "Command", "Trying again", "Stopping and leases", "Workers", "Showing")
+def run(settings: Settings, task: TASK = None, as_json: JSON = False) -> int:
+    """Run a function, or a command, on every row that waits.
 
-    The function gets a row and returns what is to be stored; it runs in worker processes, one row at a time in each.
+    The function gets a row, or with --batch a list of them, and returns what is to be stored; it runs in worker
+    processes, one call at a time in each.
+    A command gets the row's columns as arguments; what it prints is stored if a column is named with --write or
+    --result, and a row whose command ends with another exit status than 0 is FAILED.
 
     \b
     Examples:
@@ -41,6 +47,9 @@ def run(task: TASK, settings: Settings, as_json: JSON = False) -> int:
       pooltable run app:mission --forever                a service; Ctrl-C drains it
       pooltable run app:mission --fails 3 --pause 10     a row that fails is tried three times
       pooltable run app:mission --time-limit 60 --max-rows 100
+      pooltable run app:predict --batch 32               lists of up to 32 rows, for a model
+      pooltable run --command 'ffmpeg -i {content} {id}.mp3'
+      pooltable run --command 'wc -w < {content} | tr -d " "' --shell --write words
 
     \b
     Exit codes: 0 all rows DONE, or a service stopped; 1 some FAILED; 2 usage; 3 stopped with work left;
@@ -80,8 +89,32 @@ def _json_on_stderr(settings: Settings) -> bool:
     return bool(settings["log_json"] and not settings["log"])
 
 
+def _task(task: str | None, table: TaskTable, settings: Settings) -> Callable[[Any], Any]:
+    """The function, or the command. One that stands on the command line wins over one that does not."""
+    from pooltable import tasks
+
+    asked = settings["command"]
+    if task is not None and (asked is None or settings.origin("command") != "--command"):
+        return tasks.load(task)
+    if task is not None:
+        raise UsageError("run a function or a command? Give MODULE:FUNCTION or --command, not both")
+    if asked is None:
+        raise UsageError("run what? Give a function, such as app:mission, or --command 'program {column}'")
+    if settings["batch"] > 1:
+        raise UsageError("a command takes one row at a time: leave out --batch")
+    from pooltable import commands
+
+    table.prepare()
+    columns = [*table.write, *([table.result] if table.result else [])]
+    if len(columns) > 1:
+        raise UsageError(f"what a command prints goes to one column, not to {', '.join(columns)}: name one of them")
+    return commands.command(
+        asked, table.fields, shell=settings["shell"], stores=bool(columns), allow_dashes=settings["allow_dashes"]
+    )
+
+
 def _runner(
-    task: str,
+    task: str | None,
     table: TaskTable,
     settings: Settings,
     progress: Progress,
@@ -91,17 +124,18 @@ def _runner(
     from pooltable.logs import Logs
     from pooltable.table.states import Retry
 
-    function = tasks.load(task)
+    function = _task(task, table, settings)
     initializer = tasks.load(settings["initializer"]) if settings["initializer"] else None
     if _log(settings, progress):
         listeners = [*listeners, Logs()]
-    names = ("threads", "devices", "memory", "maxtasksperchild", "idle_timeout")
+    names = ("threads", "devices", "preload", "memory", "maxtasksperchild", "idle_timeout")
     retry = ("fails", "lost", "rescued", "pause", "factor", "longest_pause", "jitter")
     return Runner(
         function,
         table,
         processes=settings["processes"],
         initializer=initializer,
+        batch=settings["batch"],
         time_limit=settings["time_limit"],
         retry=Retry(**{name: settings[name] for name in retry}),
         forever=settings["forever"],
@@ -144,49 +178,83 @@ def _log(settings: Settings, progress: Progress) -> bool:
 
 @takes(*TABLE)
 def try_(
-    task: TASK,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The row: its key as in 42, or a,b for two columns.")],
+    task: Annotated[
+        str, typer.Argument(metavar="MODULE:FUNCTION", help="The function to run on the row, such as app:mission.")
+    ],
+    keys: Annotated[
+        list[str], typer.Argument(metavar="KEY...", help="The rows: their keys as in 42, or a,b for two columns.")
+    ],
     settings: Settings,
     initializer: Annotated[
         str | None, typer.Option("--initializer", metavar="MODULE:FUNCTION", help="Called first, as in each worker.")
     ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", metavar="N", min=1, help="The function gets lists of up to N rows.")
+    ] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Start the debugger where the function raises.")] = False,
 ) -> int:
-    """Run a function on one row, here and now, and write nothing.
+    """Run a function on one row, or a few, here and now, and write nothing.
 
-    The function runs in this process, so print, breakpoint() and the debugger work as always. The row may be in any
-    state and stays in it.
+    The function runs in this process, so print, breakpoint() and the debugger work as always. The rows may be in any
+    state and stay in it.
 
     \b
     Examples:
       pooltable try app:mission 42
       pooltable try app:mission 42 --pdb
+      pooltable try app:predict 1 2 3 --batch 3          one call with a list of three rows
     """
     from pooltable import tasks
 
+    size = batch or settings["batch"]
     function = tasks.load(task)
-    tasks.check(function)
+    tasks.check(function, size)
     prepare = initializer or settings["initializer"]
     first = tasks.load(prepare) if prepare else None
     table = open_table(settings)
-    row = table.row(read_key(key, table))
-    if row is None:
-        raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+    rows = []
+    for key in keys:
+        row = table.row(read_key(key, table))
+        if row is None:
+            raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+        rows.append((tuple(row), 1, f"try {key}"))
+    spec = tasks.Spec(function, table.fields, len(table.key), first, batch=size)
+    code = 0
     try:
-        tasks.prepare_worker(tasks.Spec(function, table.fields, len(table.key), first))
-        started = time.perf_counter()
-        value = tasks.run_row(tuple(row), 1, "try")
-    except Later as later:
-        say(f"the row would be {later}; nothing was written")
-        return 0
-    except Fail as error:
-        say(f"the row would be FAILED: {error.reason}; nothing was written")
-        return 1
+        tasks.initialize(spec)
+        for at in range(0, len(rows), size):
+            code |= _try(spec, tuple(rows[at : at + size]), keys[at : at + size], table, named=len(keys) > 1)
     except Exception as error:
         return _raised(error, pdb)
-    say(f"returned after {time.perf_counter() - started:.3g} s: {short(value, 2000)}")
-    _say_where(value, table)
-    return 0
+    return code
+
+
+def _try(spec: Spec, rows: Batch, keys: list[str], table: TaskTable, named: bool) -> int:
+    """One call of the function. 1 if a row would fail."""
+    from pooltable import batches, tasks
+
+    started = time.perf_counter()
+    outcomes: Sequence[Outcome]
+    try:
+        outcomes = [Returned(tasks.run_here(spec, *rows[0]))] if spec.batch == 1 else batches.call(spec, rows)
+    except (Later, Fail) as signal:
+        outcomes = [Raised(signal)] * len(rows)
+    seconds = time.perf_counter() - started
+    code = 0
+    for key, outcome in zip(keys, outcomes, strict=True):
+        name = f"row {key}" if named else "the row"
+        match outcome:
+            case Returned(value):
+                before = f"row {key} " if named else ""
+                say(f"{before}returned after {seconds:.3g} s: {short(value, 2000)}")
+                _say_where(value, table)
+            case Raised(Later() as later):
+                say(f"{name} would be {later}; nothing was written")
+            case Raised(error):
+                reason = error.reason if isinstance(error, Fail) else describe(error).reason
+                say(f"{name} would be FAILED: {reason}; nothing was written")
+                code = 1
+    return code
 
 
 def _say_where(value: Any, table: TaskTable) -> None:
@@ -200,12 +268,15 @@ def _say_where(value: Any, table: TaskTable) -> None:
         say(f"a run would write it to {columns}; nothing was written")
 
 
+_OURS = ("pooltable.tasks", "pooltable.batches")
+
+
 def _raised(error: Exception, pdb: bool) -> int:
     import traceback
 
     # From the user's own first frame on: ours above it explain nothing.
     trace = error.__traceback__
-    ours = (__file__, sys.modules["pooltable.tasks"].__file__)
+    ours = [__file__, *(module.__file__ for name, module in sys.modules.items() if name in _OURS)]
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
     if sys.stderr is not None:

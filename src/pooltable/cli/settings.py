@@ -7,7 +7,7 @@ from pooltable.cli.show import say, say_json, table_lines
 from pooltable.config import GROUPS, Settings, hide_password
 
 
-@takes(*TABLE, "Running", "Trying again", "Stopping and leases", "Workers", "Showing")
+@takes(*TABLE, "Running", "Command", "Trying again", "Stopping and leases", "Workers", "Showing")
 def config(settings: Settings, as_json: JSON = False) -> int:
     """Show the settings that are in force and where each came from.
 

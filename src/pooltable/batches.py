@@ -1,0 +1,187 @@
+"""Runs a task that takes many rows at once, and gives each row an end of its own.
+
+    rows --task([row, row, ...])--> [value, value, ...]      one end for each
+                        raised  --> its rows, one by one     their own ends count
+                  out of memory --> the two halves of it     and smaller batches from then on
+
+The ends of a batch travel as one list. Each is pickled by itself, so that a value that cannot travel is the trouble of
+its own row.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from concurrent.futures import CancelledError
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+from pooltable import tasks
+from pooltable.errors import CannotStore, WorkerLost
+from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.pool import engine, worker
+from pooltable.rows import Row
+from pooltable.tasks import Attempt, Spec
+
+# A row on its way to a task: values, attempt, idempotency key; as `tasks.run_row` takes them.
+Going = tuple[tuple[Any, ...], int, str]
+Batch = tuple[Going, ...]
+
+
+class End:
+    """How one row of a batch ended, and the seconds it took: its share, where it ran together with others."""
+
+    __slots__ = ("outcome", "seconds")
+
+    def __init__(self, outcome: Outcome, seconds: float) -> None:
+        self.outcome = outcome
+        self.seconds = seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _loaded, (*_dumped(self.outcome), self.seconds)
+
+
+def _dumped(outcome: Outcome) -> tuple[int, Any]:
+    """As the pool's workers put it: never raises, whatever the value does when it is pickled."""
+    if isinstance(outcome, Raised):
+        return engine.RAISED, worker.describe(outcome.error, skip=0)
+    try:
+        try:
+            return engine.RETURNED, pickle.dumps(outcome.value, 5)
+        except Exception:
+            if "pooltable.pool.byvalue" not in sys.modules:
+                raise
+            from pooltable.pool import byvalue
+
+            return engine.RETURNED, byvalue.dumps(outcome.value)
+    except Exception as error:
+        return engine.RAISED, worker.describe(error, skip=0)
+
+
+def _loaded(kind: int, data: Any, seconds: float) -> End:
+    returned, value = engine.load((0, kind, 0.0, data))
+    return End(Returned(value) if returned else Raised(value), seconds)
+
+
+# ---- in a worker of ours, in a process of somebody else's executor, here
+
+
+def run_batch(batch: Batch, leaving: Collection[int] = ()) -> list[End]:
+    """Run the prepared task on these rows, in this process, unless this worker is one of those to be replaced."""
+    return run_batch_here(tasks.prepared(leaving), batch)
+
+
+def run_batch_elsewhere(number: str, spec: bytes, batch: Batch) -> tuple[list[End], float]:
+    """How the rows ended and the seconds it took; the first rows of a run to reach a process prepare it."""
+    known = tasks.prepared_elsewhere(number, spec)
+    began = perf_counter()
+    ends = run_batch_here(known, batch)
+    return ends, perf_counter() - began
+
+
+def run_batch_here(spec: Spec, batch: Batch) -> list[End]:
+    """Run the task on these rows, in this thread: together, as far as that works."""
+    return _Work(spec).run(batch)
+
+
+def call(spec: Spec, batch: Batch) -> Sequence[Outcome]:
+    """One outcome for each of these rows, from one call of the task; raises what that raises."""
+    rows = [Row(spec.fields, values) for values, _, _ in batch]
+    attempts = tuple(Attempt(values[: spec.key_size], attempt, key) for values, attempt, key in batch)
+    return tasks.work(lambda given: _outcomes(spec.task, given), rows, attempts)  # type: ignore[no-any-return]
+
+
+class _Work:
+    """One batch at work."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._ruined = False
+        self._ran_out = False  # of memory, with several rows
+        self._row_ran_out = False  # with one row alone
+        self._went_through = 0  # the largest number of rows since then
+
+    def run(self, batch: Batch) -> list[End]:
+        fits = self._spec.fits
+        size = fits.rows or len(batch)
+        ends = [end for at in range(0, len(batch), size) for end in self._part(batch[at : at + size])]
+        # A row that is too much by itself says nothing of how many others fit.
+        if self._ran_out and not self._row_ran_out:
+            fits.rows = self._went_through
+        return ends
+
+    def _part(self, batch: Batch) -> list[End]:
+        if self._ruined:
+            # Not run, so that costs them nothing.
+            return _all(batch, Raised(CancelledError()), 0.0)
+        began = perf_counter()
+        error: BaseException
+        try:
+            outcomes = call(self._spec, batch)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            error = raised
+        else:
+            self._went_through = max(self._went_through, len(batch))
+            share = (perf_counter() - began) / len(batch)
+            return [End(outcome, share) for outcome in outcomes]
+        seconds = perf_counter() - began
+        self._ruined = tasks.ruins_the_worker(error)
+        ran_out = tasks.is_out_of_memory(error)
+        if len(batch) == 1:
+            self._row_ran_out |= ran_out
+            if isinstance(error, MemoryError):
+                tasks.recycle()
+            return [End(Raised(error), seconds)]
+        if self._ruined:
+            # Who of them did it shows when each runs alone; they would all fail in this process.
+            told = f"{type(error).__name__}: {error}"
+            return _all(batch, Raised(WorkerLost(os.getpid(), None, told)), seconds)
+        # Its traceback holds everything that the task had in memory.
+        del error
+        if ran_out:
+            self._ran_out = True
+            gc.collect()
+            half = (len(batch) + 1) // 2
+            return self._part(batch[:half]) + self._part(batch[half:])
+        return [end for row in batch for end in self._part((row,))]
+
+
+def _all(batch: Batch, outcome: Outcome, seconds: float) -> list[End]:
+    return [End(outcome, seconds / len(batch)) for _ in batch]
+
+
+def _outcomes(task: Callable[[Any], Any], rows: list[Row]) -> Sequence[Outcome]:
+    """One outcome for each row, from what the task returned for all of them."""
+    count = len(rows)
+    returned = task(rows)
+    if returned is None:
+        return [Returned(None)] * count
+    values = _listed(returned, count)
+    if isinstance(values, str):
+        # Whose result is missing is anybody's guess, and a wrong guess would write one row's result into another.
+        problem = CannotStore(
+            f"{tasks.name_of(task)} returned {values} for {count} rows; a batch function returns a list with one result"
+            " for each row, in the same order: None where there is nothing to store, an exception for a row that failed"
+        )
+        return [Raised(problem)] * count
+    return [Raised(tasks.foreign(value)) if isinstance(value, BaseException) else Returned(value) for value in values]
+
+
+def _listed(returned: Any, count: int) -> list[Any] | str:
+    """What was returned as a list of that length, or in words what it is instead."""
+    if isinstance(returned, (str, bytes, bytearray, Mapping, Set)) or not hasattr(returned, "__iter__"):
+        return f"a {type(returned).__name__}"
+    values = list(islice(returned, count + 1))
+    if len(values) == count:
+        return values
+    try:
+        length = str(len(returned))
+    except TypeError:
+        length = "more" if len(values) > count else str(len(values))
+    return f"{length} results"

@@ -1,0 +1,347 @@
+"""`pooltable map`: a command on arguments, folders or hosts, with a memory of what is done.
+
+COMMAND ::: ARGUMENTS  --map_rows.py-->  rows of a table  --Runner, arguments.py-->  ends  --map_output.py-->  stdout
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pooltable.cli.ending import NOBODY_READS, complain
+from pooltable.errors import Fail, PooltableError, UsageError
+
+if TYPE_CHECKING:
+    from pooltable.arguments import Given, OnArguments
+    from pooltable.cli.map_output import Halt, JobLog, Results
+    from pooltable.cli.map_rows import Rows, Taken
+    from pooltable.events import Event, Summary
+    from pooltable.progress import Progress
+    from pooltable.table.table import TaskTable
+
+DATABASE = "pooltable-map.db"
+INPUT, OUTPUT, ENDING = "What it runs on", "What it shows", "How it ends"
+
+
+def map_(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND [::: ARGUMENT]", show_default=False)],
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="stdin: a NUL character ends an argument.", rich_help_panel=INPUT)
+    ] = False,
+    folders: Annotated[
+        str | None, typer.Option("--dir", metavar="GLOB", help="In each folder that matches.", rich_help_panel=INPUT)
+    ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option(
+            "--hosts",
+            metavar="FILE",
+            help="On each host of this file, a line each, through ssh; the host : is this one.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    ssh: Annotated[
+        str, typer.Option("--ssh", metavar="COMMAND", help="How ssh is called.", rich_help_panel=INPUT)
+    ] = "ssh",
+    shell: Annotated[
+        bool, typer.Option("--shell", help="Have a shell read the command, not the arguments.", rich_help_panel=INPUT)
+    ] = False,
+    allow_dashes: Annotated[
+        bool,
+        typer.Option("--allow-dashes", help="Take arguments that start with - as options.", rich_help_panel=INPUT),
+    ] = False,
+    database: Annotated[
+        str, typer.Option("--db", metavar="FILE", help="Where it is kept what is done.", rich_help_panel=INPUT)
+    ] = DATABASE,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run again what has failed before.", rich_help_panel=INPUT)
+    ] = False,
+    keep_order: Annotated[
+        bool, typer.Option("--keep-order", "-k", help="Output in the order of input.", rich_help_panel=OUTPUT)
+    ] = False,
+    tag: Annotated[
+        bool, typer.Option("--tag", help="Arguments and a tab before each line.", rich_help_panel=OUTPUT)
+    ] = False,
+    job_log: Annotated[
+        str | None,
+        typer.Option("--joblog", metavar="FILE", help="A line for each command that ended.", rich_help_panel=OUTPUT),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be run, and run nothing.", rich_help_panel=OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No bar and no last line on stderr.", rich_help_panel=OUTPUT)
+    ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", "-p", "-j", metavar="N", min=1, help="At once. (default: the cores)", rich_help_panel=ENDING
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", metavar="SECONDS", help="Kill what runs longer.", rich_help_panel=ENDING),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option("--retries", metavar="N", min=1, help="Run it up to N times.", rich_help_panel=ENDING)
+    ] = 1,
+    halt: Annotated[
+        str,
+        typer.Option(
+            "--halt", metavar="WHEN", help="never, or now|soon,fail|success|done=N or N%.", rich_help_panel=ENDING
+        ),
+    ] = "never",
+) -> int:
+    """Run a command on many arguments, several at once, and remember what is done.
+
+    \b
+    Examples:
+      pooltable map gzip -9 ::: *.log                          one gzip for each file
+      find . -name '*.wav' -print0 | pooltable map -0 ffmpeg -i {} {.}.mp3
+      pooltable map -k --tag echo {1} {2} ::: a b ::: x y      each with each
+      pooltable map --shell 'wc -w < {} > {.}.count' ::: *.txt
+      pooltable map --dir 'projects/*' git pull
+      pooltable map --hosts hosts.txt uptime
+      pooltable map --retries 3 --timeout 60 --joblog jobs.log curl -fO < urls.txt
+
+    \b
+    Options come before COMMAND. Without ::: the lines of stdin are the arguments.
+      {}      the argument; added at the end if the command has no such place
+      {.}     without its extension        {/}     only the file's name
+      {//}    only the folder              {/.}    the name without its extension
+      {2} {2/.} ...  of the second list    {#}     its number, from 1 up
+    No shell reads the command or an argument, unless --shell is given, and then only the command.
+
+    \b
+    Run the same command again, and only what is left is run: the same arguments are the same row in --db. What failed
+    is left alone without --retry-failed. Ctrl-C lets what runs come to its end; the rest is left for the next time.
+
+    \b
+    Exit codes: 0 all is done; 1 some failed; 2 usage; 3 stopped with work left; 6 halted by --halt.
+    """
+    from pooltable import arguments
+    from pooltable.cli import map_input
+    from pooltable.cli.map_output import JobLog, read_halt
+    from pooltable.cli.map_rows import Rows
+
+    words, lists = map_input.split(command, shell)
+    inputs = [bool(lists), folders is not None]
+    if all(inputs) or (folders is not None and hosts is not None):
+        raise UsageError(
+            "run it on what? Give one of ::: ARGUMENTS, --dir GLOB and lines on stdin; --hosts not with --dir"
+        )
+    when = read_halt(halt)
+    if folders is not None:
+        lists = [map_input.folders_of(folders)]
+    elif not lists and hosts is None:
+        lists = [map_input.read_stdin(null)]
+    template = arguments.template(words, len(lists), shell=shell, append=folders is None)
+    caller = map_input.ssh_words(ssh) if hosts is not None else ()
+    named = map_input.hosts_of(hosts) if hosts is not None else [arguments.NO_HOST]
+    given = list(map_input.combined(lists, named))
+    rows = Rows(database, template.text.split()[0], [template.text, shell, folders is not None])
+    task = arguments.OnArguments(
+        template, map_input.path_of(template.program, folders, given), "", folders is not None, caller, allow_dashes
+    )
+    if dry_run:
+        return _show(task, given, rows, retry_failed)
+    log = JobLog(job_log) if job_log is not None else None
+    taken = rows.take(template.text, given)
+    work = _Work(task, rows, taken, log, when, keep_order, tag, quiet)
+    return work.run(processes, timeout, retries, retry_failed)
+
+
+# ---- showing what would be run
+
+
+def _show(task: OnArguments, given: list[Given], rows: Rows, retry_failed: bool) -> int:
+    over = rows.over(with_failed=not retry_failed)
+    code = 0
+    for one in given:
+        if (one.host, json.dumps(one.arguments)) in over:
+            continue
+        try:
+            _write_line(_written(task, one))
+        except Fail as error:
+            complain(str(error))
+            code = 1
+    return code
+
+
+def _written(task: OnArguments, one: Given) -> str:
+    """The command as one could type it."""
+    from pooltable.arguments import HERE, NO_HOST
+
+    filled = task.template.fill(one.value, task.allow_dashes)
+    text = task.template.shown(filled) if task.template.shell else shlex.join(map(os.fsdecode, filled))
+    if task.in_folders:
+        return f"cd {shlex.quote(one.arguments[0])} && {text}"
+    return text if one.host in (NO_HOST, HERE) else shlex.join([Path(task.ssh[0]).name, *task.ssh[1:], one.host, text])
+
+
+def _write_line(text: str) -> None:
+    if sys.stdout is not None:
+        sys.stdout.buffer.write(os.fsencode(text) + b"\n")
+
+
+# ---- running it
+
+
+class _Work:
+    """One run over the rows that were taken, with what it shows."""
+
+    def __init__(
+        self,
+        task: OnArguments,
+        rows: Rows,
+        taken: Taken,
+        job_log: JobLog | None,
+        halt: Halt | None,
+        keep_order: bool,
+        tag: bool,
+        quiet: bool,
+    ) -> None:
+        self._task = task
+        self._rows = rows
+        self._taken = taken
+        self._job_log = job_log
+        self._halt = halt
+        self._keep_order = keep_order
+        self._tag = tag
+        self._quiet = quiet
+
+    def run(self, processes: int | None, timeout: float | None, retries: int, retry_failed: bool) -> int:
+        from pooltable import Retry
+        from pooltable.progress import Progress, is_terminal
+        from pooltable.reporter import own_folder
+
+        table = self._rows.table(self._taken.run)
+        if retry_failed and self._taken.failed:
+            table.requeue(failed=True)
+            self._taken = self._rows.look(self._taken.run)
+        if not self._taken.left:
+            return self._nothing_left()
+        # The bar and the output would tear each other on one terminal.
+        bar = is_terminal(sys.stderr) and not is_terminal(sys.stdout) and not self._quiet
+        outputs = own_folder()
+        try:
+            with Progress(bar=bar) as progress:
+                options = {"processes": processes, "time_limit": timeout}
+                summary, results = self._run(table, outputs, progress, bar, {**options, "retry": Retry(fails=retries)})
+        finally:
+            shutil.rmtree(outputs, ignore_errors=True)
+            if self._job_log is not None:
+                self._job_log.close()
+        if isinstance(results.unwritable, BrokenPipeError):
+            return NOBODY_READS
+        if results.unwritable is not None:
+            raise PooltableError(f"stdout takes no more: {results.unwritable.strerror}")
+        return self._ended(summary, results.halted, is_terminal(sys.stderr))
+
+    def _run(
+        self, table: TaskTable, outputs: str, progress: Progress, bar: bool, options: dict[str, Any]
+    ) -> tuple[Summary, Results]:
+        from dataclasses import replace
+
+        from pooltable import Pace, Runner
+        from pooltable.cli.map_output import Results
+
+        def stop(now: bool) -> None:
+            runner.stop()
+            if now:
+                runner.stop()
+
+        results = Results(
+            outputs,
+            lambda given: _as_tried(self._task, given),
+            stop,
+            lambda text: progress.write(f"pooltable: {text}"),
+            total=len(self._taken.left),
+            order=self._taken.left if self._keep_order else None,
+            tag=self._tag,
+            job_log=self._job_log,
+            halt=self._halt,
+        )
+        runner = Runner(
+            replace(self._task, outputs=outputs),
+            table,
+            callback=results.done,
+            error_callback=results.failed,
+            pace=Pace(halt=0),
+            listeners=[_Heard(progress), *([progress] if bar else [])],
+            **options,
+        )
+        summary = runner.run()
+        results.close()
+        return summary, results
+
+    def _nothing_left(self) -> int:
+        if not self._quiet:
+            told = f"nothing is left to do: {self._taken.done} done before"
+            told += f", {self._taken.failed} failed (run them again with --retry-failed)" if self._taken.failed else ""
+            complain(told)
+        return 1 if self._taken.failed else 0
+
+    def _ended(self, summary: Summary, halted: bool, terminal: bool) -> int:
+        from pooltable.logs import summary_text
+
+        code = summary.exit_code
+        if halted and self._halt is not None:
+            # What --halt was waiting for is no failure, unless it was failures.
+            code = 6 if self._halt.what == "fail" else 1 if summary.failed else 0
+        if code == 0 and self._taken.failed:
+            code = 1
+        if not self._quiet and (terminal or code):
+            complain(("halted: " if halted else "") + summary_text(summary))
+            if self._taken.failed:
+                complain(f"{self._taken.failed} had failed before; run them again with --retry-failed")
+            if summary.failed:
+                where = f"--db {shlex.quote(str(self._rows.file))} --table {self._rows.name}"
+                complain(f"what they printed: pooltable failures {where}; run them again with --retry-failed")
+        if summary.error:
+            complain(summary.error)
+        return code
+
+
+def _as_tried(task: OnArguments, given: Given) -> str:
+    try:
+        return _written(task, given)
+    except Fail:
+        return f"{task.template.text} ({shlex.join(given.arguments)})"
+
+
+class _Heard:
+    """A listener that shows what commands write to stderr, and what goes wrong with the run itself."""
+
+    def __init__(self, progress: Progress) -> None:
+        import logging
+
+        from pooltable.logs import LineHandler, Logs, PlainFormatter
+
+        self._write = progress.write
+        self._logs = Logs()
+        lines = LineHandler(progress.write)
+        lines.setLevel(logging.WARNING)
+        lines.setFormatter(PlainFormatter())
+        lines.addFilter(lambda record: not hasattr(record, "exit_code"))  # the last line says it
+        logging.getLogger("pooltable").addHandler(lines)
+
+    def __call__(self, event: Event) -> None:
+        from pooltable.events import Noticed, RowsFinished, Stopping, WorkerEnded, WorkerPrinted
+        from pooltable.logs import terminal_lines
+
+        match event:
+            case WorkerPrinted():
+                for line in terminal_lines(event.text):
+                    self._write(line)
+            case RowsFinished() | WorkerEnded(why="killed") | Noticed(what="value dropped") | Stopping(reason="stop()"):
+                pass  # each failure is told where its output is printed; and these stops are our own
+            case _:
+                self._logs(event)

@@ -1,0 +1,232 @@
+"""`pooltable tune`: which numbers of processes, threads and rows at once suit a task best, measured on its own rows."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pooltable.cli.options import JSON, TABLE, takes
+from pooltable.cli.show import say, say_json, table_lines
+from pooltable.cli.table import open_table
+from pooltable.config import Settings
+from pooltable.errors import UsageError
+
+if TYPE_CHECKING:
+    from pooltable.tuner import Order, Tuner
+    from pooltable.tuning import Choice, Score, Verdict
+
+FEWEST_ROWS = 8
+SAMPLE = 200
+SHOWN = 12  # choices on the terminal while it runs
+
+
+@takes(*TABLE, "Workers")
+def tune(
+    task: Annotated[
+        str, typer.Argument(metavar="MODULE:FUNCTION", help="The function to measure, such as app:mission.")
+    ],
+    settings: Settings,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long it may take in all.")] = 60.0,
+    processes: Annotated[
+        int | None, typer.Option("--processes", "-p", metavar="N", min=1, help="Measure with so many only.")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", metavar="N", min=1, help="Largest number of rows at once. (default: 4 times batch)"),
+    ] = None,
+    initializer: Annotated[
+        str | None, typer.Option("--initializer", metavar="MODULE:FUNCTION", help="Called first in each worker.")
+    ] = None,
+    as_json: JSON = False,
+) -> int:
+    """Measure which numbers of processes, threads and rows at once suit a function best.
+
+    The function is run again and again on a sample of real rows, those that wait or else those that are done. Nothing
+    is written to the table, but what the function itself does elsewhere, it does. The database's part is not measured.
+
+    \b
+    Examples:
+      pooltable tune app:mission
+      pooltable tune app:predict --batch 128             lists of up to 128 rows
+      pooltable tune app:predict --processes 1           the other two only
+      pooltable tune app:mission --seconds 300           when a call takes long
+    """
+    from pooltable.tuner import Tuner
+    from pooltable.tuning import verdict
+
+    order = _order(task, settings, seconds, processes, batch, initializer)
+    began = time.monotonic()
+    scores = _watched(order) if _is_terminal() and not as_json else Tuner(order).run()
+    found = verdict(scores, order.now)
+    if found is None:
+        raise UsageError(f"no choice could be measured within {seconds:g} s: {_why(scores)}")
+    if as_json:
+        say_json(_plain(order, scores, found, task, time.monotonic() - began))
+    else:
+        _say(order, scores, found, task)
+    return 0
+
+
+def _order(
+    task: str,
+    settings: Settings,
+    seconds: float,
+    processes: int | None,
+    batch: int | None,
+    initializer: str | None,
+) -> Order:
+    from pooltable import tasks
+    from pooltable.cores import usable_cores
+    from pooltable.crew import Workers
+    from pooltable.tuner import Order
+    from pooltable.tuning import Choice
+
+    takes_lists = max(batch or 1, settings["batch"]) > 1
+    size = settings["batch"] if settings["batch"] > 1 else (batch or 1)
+    function = tasks.load(task)
+    tasks.check(function, size)
+    prepare = initializer or settings["initializer"]
+    names = ("devices", "preload", "memory", "maxtasksperchild")
+    workers = Workers(**{name: settings[name] for name in names})
+    table = open_table(settings)
+    largest = max(2, batch or 4 * size) if takes_lists else 1
+    rows = table.sample(max(SAMPLE, largest))
+    if len(rows) < FEWEST_ROWS:
+        raise UsageError(
+            f"table {table.name!r} has {len(rows)} rows to measure with, waiting or done; tune needs {FEWEST_ROWS}"
+        )
+    largest = min(largest, len(rows))
+    cores = usable_cores()
+    count = processes or settings["processes"] or workers.count() or cores
+    threads = settings["threads"]
+    return Order(
+        task=function,
+        fields=table.fields,
+        key_size=len(table.key),
+        rows=rows,
+        now=Choice(count, threads or max(1, cores // count), min(size, largest)),
+        largest=largest,
+        cores=cores,
+        seconds=seconds,
+        initializer=tasks.load(prepare) if prepare else None,
+        workers=workers,
+        processes=processes,
+        threads=threads if settings.origin("threads") == "--threads" else None,
+    )
+
+
+# ---- while it runs
+
+
+def _is_terminal() -> bool:
+    from pooltable.progress import is_terminal
+
+    return is_terminal(sys.stderr)
+
+
+def _watched(order: Order) -> list[Score]:
+    """The same with a table on the terminal that grows meanwhile."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from pooltable.tuner import Tuner
+
+    shown: list[Tuner] = []
+    with Live(
+        get_renderable=lambda: _picture(shown[0]) if shown else "", console=Console(stderr=True), transient=True
+    ) as live:
+
+        def show(tuner: Tuner) -> None:
+            shown[:] = [tuner]
+            live.refresh()
+
+        tuner = Tuner(order, show)
+        shown.append(tuner)
+        return tuner.run()
+
+
+def _picture(tuner: Tuner) -> Any:
+    from rich.table import Table
+
+    from pooltable.tuning import ranked
+
+    passed = time.monotonic() - tuner.began if tuner.began else 0.0
+    doing = str(tuner.doing) if tuner.doing else "first calls"
+    picture = Table(box=None, pad_edge=False, caption_justify="left", title_justify="left")
+    picture.title = f"round {tuner.round}: {doing}" if tuner.round else doing
+    picture.caption = f"{passed:.0f} of {tuner.seconds:g} s"
+    for head in _HEADS[:-1]:
+        picture.add_column(head, justify="right")
+    for score in ranked(tuner.scores.values())[:SHOWN]:
+        picture.add_row(*_cells(score)[:-1])
+    return picture
+
+
+# ---- afterwards
+
+_HEADS = ("PROCESSES", "THREADS", "BATCH", "ROWS/S", "SPREAD", "")
+
+
+def _cells(score: Score) -> tuple[str, ...]:
+    choice = score.choice
+    rate = f"{score.rate:,.3g}" if 0 < score.rate < 100 else f"{score.rate:,.0f}" if score.rate else "-"
+    spread = "" if score.spread is None else f"±{50 * score.spread:.0f} %"
+    return (str(choice.processes), str(choice.threads), str(choice.batch), rate, spread, "")
+
+
+def _say(order: Order, scores: list[Score], found: Verdict, task: str) -> None:
+    def note(score: Score) -> str:
+        notes = ["best"] if score is found.best and not found.keeps else []
+        notes += ["as it is set now"] if score.choice == order.now else []
+        notes += [score.failure or "cut early"] if score.failure or score.cut else []
+        return ", ".join(notes or ([] if score.rates else ["not measured: the time was over"]))
+
+    lines = sorted(scores, key=lambda score: (-score.rate, score.choice))
+    for line in table_lines(_HEADS, [(*_cells(one)[:-1], note(one)) for one in lines], frozenset(range(5))):
+        say(line)
+    say()
+    best = found.best
+    if found.keeps:
+        say(f"nothing is clearly faster than what is set now: {order.now}")
+    elif found.gain is None:
+        say(f"what is set now ({order.now}) could not be measured; best of the others:")
+    else:
+        say(
+            f"{found.gain:.2g} times as fast as what is set now ({order.now}):"
+            f" {best.rate:,.4g} against {found.now.rate:,.4g} rows/s"
+        )
+    say(f"pooltable run {task} {best.choice.flags}")
+    if missing := sum(not (score.rates or score.failure) for score in scores):
+        say(f"not everything was measured ({missing} left): give --seconds a larger number than {order.seconds:g}")
+
+
+def _why(scores: list[Score]) -> str:
+    return next((score.failure for score in scores if score.failure), "give --seconds a larger number")
+
+
+def _plain(order: Order, scores: list[Score], found: Verdict, task: str, seconds: float) -> dict[str, Any]:
+    def one(score: Score) -> dict[str, Any]:
+        return {
+            **_choice(score.choice),
+            "rate": score.rate or None,
+            "rates": score.rates,
+            "cut": score.cut,
+            "failure": score.failure or None,
+        }
+
+    return {
+        "best": one(found.best),
+        "now": one(found.now),
+        "gain": found.gain,
+        "command": f"pooltable run {task} {found.best.choice.flags}",
+        "rows": len(order.rows),
+        "seconds": seconds,
+        "measured": [one(score) for score in scores],
+    }
+
+
+def _choice(choice: Choice) -> dict[str, int]:
+    return {"processes": choice.processes, "threads": choice.threads, "batch": choice.batch}

@@ -1,0 +1,110 @@
+"""`pooltable tune`, and `try` with several rows: real workers on real rows, and nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import pytest
+
+MODELS = """
+import os, time
+
+def predict(rows):
+    time.sleep(0.02)                       # a call costs the same, however many rows it has
+    return [row.name.upper() for row in rows]
+
+def waits(row):
+    time.sleep(0.02)
+
+def some_fail(rows):
+    return [ValueError("even") if row.id % 2 == 0 else row.name for row in rows]
+
+def hopeless(rows):
+    raise RuntimeError("no model here")
+
+def too_large(rows):
+    if len(rows) > 8:
+        os.kill(os.getpid(), 9)            # as the kernel does when memory is short
+    return predict(rows)
+
+def deadly(rows):
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def rows(folder: Any) -> Any:
+    folder.make_hosts(40)
+    (folder.path / "models.py").write_text(MODELS)
+    return folder
+
+
+def contents(folder: Any) -> dict[str, str]:
+    files = sorted(folder.path.glob("work.db*"))
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_the_best_flags_are_printed_with_what_they_gain_and_nothing_is_written(rows: Any) -> None:
+    before = contents(rows)
+    done = rows.run("tune", "models:predict", "-p", "1", "--threads", "1", "--batch", "32", "--seconds", "4", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    # The default of four times as many would be 128, and there are 40 rows.
+    assert found["best"]["batch"] == 32
+    assert {one["batch"] for one in found["measured"]} == {2, 8, 32}
+    assert found["command"] == "pooltable run models:predict --processes 1 --threads 1 --batch 32"
+    rates = {one["batch"]: one["rate"] for one in found["measured"]}
+    assert rates[32] > 3 * rates[8] > 6 * rates[2]
+    assert contents(rows) == before
+
+
+def test_a_choice_that_kills_its_workers_is_not_taken_and_the_others_are_measured(rows: Any) -> None:
+    rows.environment["POOLTABLE_BATCH"] = "2"
+    flags = ("-p", "1", "--threads", "1", "--batch", "32", "--seconds", "8")
+    done = rows.run("tune", "models:too_large", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "--batch 8" in done.stdout.splitlines()[-1]
+    assert "was killed by SIGKILL" in next(line for line in done.stdout.splitlines() if line.split()[2] == "32")
+
+
+def test_a_task_that_waits_gets_more_workers_than_there_are_cores(rows: Any) -> None:
+    done = rows.run("tune", "models:waits", "--threads", "1", "--seconds", "8")
+    assert done.returncode == 0, done.stderr
+    assert "times as fast as what is set now (processes 2, threads 1)" in done.stdout
+    assert int(done.stdout.split("--processes ")[1].split()[0]) > 2
+
+
+def test_a_task_that_fails_on_its_rows_is_told_with_the_way_to_look_at_one(rows: Any) -> None:
+    done = rows.run("tune", "models:hopeless", "--batch", "8", "--seconds", "5")
+    assert done.returncode == 2
+    assert "RuntimeError: no model here" in done.line
+    assert "`pooltable try` on row 1" in done.line
+    killed = rows.run("tune", "models:deadly", "--batch", "8", "--seconds", "5")
+    assert killed.returncode == 2
+    assert "SIGKILL" in killed.line
+
+
+def test_too_few_rows_are_told(rows: Any) -> None:
+    rows.sql("DELETE FROM host WHERE id > 3")
+    done = rows.run("tune", "models:predict", "--batch", "8")
+    assert done.returncode == 2
+    assert "'host' has 3 rows to measure with, waiting or done; tune needs 8" in done.line
+
+
+def test_workers_that_cannot_start_end_it(rows: Any) -> None:
+    done = rows.run("tune", "models:waits", "--initializer", "app:broken_start", "--seconds", "20")
+    assert done.returncode == 5
+    assert "no such model file" in done.stderr
+
+
+def test_try_runs_a_batch_function_on_several_rows_and_writes_nothing(rows: Any) -> None:
+    before = contents(rows)
+    done = rows.run("try", "models:some_fail", "1", "2", "3", "--batch", "2")
+    assert done.returncode == 1
+    assert "row 1 returned" in done.stdout
+    assert "row 2 would be FAILED: ValueError: even" in done.stdout
+    assert "row 3 returned" in done.stdout
+    assert "no model here" in rows.run("try", "models:hopeless", "1", "2", "--batch", "2").stderr
+    assert contents(rows) == before

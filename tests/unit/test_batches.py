@@ -1,0 +1,103 @@
+"""One batch, run in this thread: which error means what, and what travels."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from pooltable import batches, tasks
+from pooltable.errors import CannotStore, RemoteError
+from pooltable.outcomes import Raised, Returned
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's."""
+
+
+def run(task, *contents):
+    spec = tasks.Spec(task, ("id", "content"), 1, batch=len(contents))
+    ends = batches.run_batch_here(spec, tuple(((key, text), 1, "") for key, text in enumerate(contents, 1)))
+    return [end.outcome for end in ends]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OutOfMemoryError("anything"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:75] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        Exception("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : ... Failed to allocate memory for requested buffer"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8589934592 bytes"),
+        RuntimeError("std::bad_alloc"),
+    ],
+    ids=str,
+)
+def test_every_librarys_way_to_say_that_memory_ran_out_is_known_and_ruins_no_worker(error):
+    assert tasks.is_out_of_memory(error)
+
+    def two_at_most(rows):
+        if len(rows) > 2:
+            raise error
+        return [len(rows)] * len(rows)
+
+    assert run(two_at_most, *"abcd") == [Returned(2)] * 4
+
+
+@pytest.mark.parametrize("error", [ValueError("no memory of that"), KeyError(1), SystemExit(1)], ids=repr)
+def test_other_errors_are_not_taken_for_it(error):
+    assert not tasks.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [
+        (["one", "two"], "returned 2 results for 3 rows"),
+        (["one"] * 5, "returned 5 results for 3 rows"),
+        (iter("abcd"), "returned more results for 3 rows"),
+        ("abc", "returned a str for 3 rows"),
+        ({1: "a", 2: "b", 3: "c"}, "returned a dict for 3 rows"),
+        (7, "returned a int for 3 rows"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_list_of_that_length_fails_every_row(returned, told):
+    outcomes = run(lambda rows: returned, *"abc")
+    for outcome in outcomes:
+        assert isinstance(outcome, Raised)
+        assert isinstance(outcome.error, CannotStore)
+        assert told in str(outcome.error)
+
+
+@pytest.mark.parametrize("returned", [("a", "b"), map(str.lower, "AB"), dict.fromkeys("ab").keys()], ids=repr)
+def test_any_other_row_of_two_values_will_do_or_is_refused_for_having_no_order(returned):
+    outcomes = run(lambda rows: returned, "x", "y")
+    ordered = not isinstance(returned, type({}.keys()))
+    assert outcomes == [Returned("a"), Returned("b")] if ordered else isinstance(outcomes[0], Raised)
+
+
+class Unloadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_a_value_that_cannot_be_pickled_or_loaded_is_the_trouble_of_its_own_row():
+    sent = [batches.End(Returned(value), 0.5) for value in ("good", lambda: None, Unloadable())]
+    good, local, unloadable = pickle.loads(pickle.dumps(sent))
+    assert (good.outcome, good.seconds) == (Returned("good"), 0.5)
+    assert isinstance(local.outcome, Raised)
+    assert "pickle" in str(local.outcome.error)
+    assert isinstance(unloadable.outcome.error, RemoteError)
+
+
+def test_an_error_travels_with_its_traceback():
+    def fails(rows):
+        raise KeyError("where")
+
+    (outcome,) = run(fails, "x")
+    arrived = pickle.loads(pickle.dumps(batches.End(outcome, 0.0))).outcome.error
+    assert isinstance(arrived, KeyError)
+    assert "in fails" in str(arrived.__cause__)
