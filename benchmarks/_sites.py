@@ -85,6 +85,24 @@ class Site:
         table.create_index()
         return table
 
+    def put_off(self, rows: int) -> None:
+        """The first so many rows have failed once and wait for their next try, for longer than anything here takes."""
+        if not rows:
+            return
+        now, later = {
+            "SQLite": ("unixepoch()", "unixepoch() + 36000"),
+            "PostgreSQL": ("now()", "now() + interval '10 hours'"),
+            "MariaDB": ("utc_timestamp(6)", "utc_timestamp(6) + interval 10 hour"),
+        }[self.name]
+        with self.connection() as run:
+            run(
+                "INSERT INTO pooltable_video (id, runner_id, claim_no, attempt, round, ended, fails, lost, rescued,"
+                f" claimed_at, not_before) SELECT id, 'nobody', id, 1, 'nobody', 'retry', 1, 0, 0, {now}, {later}"
+                f" FROM video WHERE id <= {rows}"
+            )
+            if self.server is not None:
+                run("ANALYZE pooltable_video" if self.name == "PostgreSQL" else "ANALYZE TABLE pooltable_video")
+
     def insert(self, key: int, kind: str) -> None:
         with self.connection() as run:
             run(f"INSERT INTO video (id, content, status) VALUES ({key}, '{kind}', 'PENDING')")

@@ -31,9 +31,13 @@ def work(row: Any) -> None:
 # ---- pooltable
 
 
-def ours(url: str, rows: int) -> dict[str, float]:
+def without_waiting(url: str, rows: int) -> dict[str, float]:
+    return ours(url, rows, wait=False)
+
+
+def ours(url: str, rows: int, wait: bool = True) -> dict[str, float]:
     """Seconds from the first claim to the last finish, and the most memory that the runner took."""
-    from pooltable import Event, TaskTable, run
+    from pooltable import Event, Pace, TaskTable, run
     from pooltable.events import RowsClaimed, RowsFinished
 
     claimed: list[float] = []
@@ -45,7 +49,7 @@ def ours(url: str, rows: int) -> dict[str, float]:
         elif isinstance(event, RowsFinished):
             finished[0] = time.perf_counter()
 
-    summary = run(work, TaskTable(url, "video"), processes=2, listeners=(note,))
+    summary = run(work, TaskTable(url, "video"), processes=2, pace=Pace(wait=wait), listeners=(note,))
     if summary.exit_code or summary.done != rows:
         raise SystemExit(f"the run ended with {summary}")
     return {"working": finished[0] - claimed[0], "peak_mb": peak_megabytes()}

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _peers, _report
+from benchmarks import _peers, _report, _slow_disk
 from benchmarks._sites import PATIENCE, PEER_SCRIPT, Peer, Site, sites
-from benchmarks._tasks import by_hand, ours, serve
+from benchmarks._tasks import by_hand, ours, serve, without_waiting
 from pooltable import TaskTable
 from pooltable.table.states import Done, Finish
 
@@ -193,6 +193,7 @@ def sync_milliseconds(folder: Path) -> float:
 
 ROLES: dict[str, Callable[..., dict[str, float]]] = {
     "pooltable": ours,
+    "no wait": without_waiting,
     "by hand": by_hand,
     "statements": statements,
     "claim": claim,
@@ -300,6 +301,22 @@ def claims_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[lis
     ], got
 
 
+def backoff_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
+    """Rows a second while many rows that are under back-off stand at the head of the order."""
+    got: dict[str, list[float]] = {}
+    for _ in range(asked.repeat):
+        for site in found.values():
+            for under in (0, asked.under_backoff):
+                site.fill(under + asked.rows, "noop")
+                site.put_off(under)
+                seconds = measured("no wait", site, rows=asked.rows)["working"]
+                got.setdefault(f"{site.name}, {under:,} under back-off", []).append(asked.rows / seconds)
+    lines = [[name, round(statistics.median(all_)), f"{min(all_):,.0f}-{max(all_):,.0f}"] for name, all_ in got.items()]
+    note = f"A whole run over {asked.rows:,} rows that do nothing. Medians of {asked.repeat} runs that took turns."
+    heads = ["", "rows/s", "lowest-highest"]
+    return [_report.Table("Rows under back-off at the head of the order", heads, lines, note)], got
+
+
 def latencies(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
     got: dict[str, Any] = {"pickup": {}, "kill": {}}
     for site in found.values():
@@ -344,7 +361,13 @@ def memory_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[lis
     return [_report.Table("The runner's memory, by the number of rows run", heads, lines)], got
 
 
-PARTS = {"rates": rates, "claims": claims_table, "latencies": latencies, "memory": memory_table}
+PARTS = {
+    "rates": rates,
+    "claims": claims_table,
+    "backoff": backoff_table,
+    "latencies": latencies,
+    "memory": memory_table,
+}
 
 
 def main() -> None:
@@ -356,10 +379,12 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=10_000)
     parser.add_argument("--many", type=int, default=500_000, help="rows for the memory")
     parser.add_argument("--waiting", type=int, default=1_000_000, help="rows that wait while others are claimed")
+    parser.add_argument("--under-backoff", type=int, default=100_000, help="rows at the head that must wait")
     parser.add_argument("--pickups", type=int, default=25)
     parser.add_argument("--kills", type=int, default=3)
-    parser.add_argument("--parts", default="rates,claims,latencies,memory")
+    parser.add_argument("--parts", default="rates,claims,backoff,latencies,memory")
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with the peers")
+    parser.add_argument("--slower-sync", type=float, default=0.0, metavar="MS", help="so much more for every sync")
     parser.add_argument("--folder", type=Path, help="where the files lie; a temporary folder by default")
     parser.add_argument("--quick", action="store_true", help="small numbers, once")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -370,20 +395,26 @@ def main() -> None:
         return
     if asked.quick:
         asked.rows, asked.repeat, asked.few, asked.many, asked.waiting = 1_000, 1, 500, 2_000, 2_000
-        asked.pickups, asked.kills = 2, 1
+        asked.pickups, asked.kills, asked.under_backoff = 2, 1, 1_000
     os.environ["BENCH_PER_MS"] = str(_per_millisecond())
     settings = {key: str(value) for key, value in vars(asked).items() if key not in ("one", "peers", "folder", "parts")}
-    with tempfile.TemporaryDirectory(dir=asked.folder) as folder, sites(Path(folder)) as found:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=asked.folder))
+        if asked.slower_sync:
+            _slow_disk.slow_down(Path(folder), asked.slower_sync)
+        found = stack.enter_context(sites(Path(folder)))
         os.environ["BENCH_NOTES"] = str(Path(folder) / "notes")
         versions = ", ".join(f"{name} {site.version()}" for name, site in found.items())
         for part in asked.parts.split(","):
             sync, load = sync_milliseconds(Path(folder)), os.getloadavg()[0]
             tables, got = PARTS[part](asked, found)
             busy = f"The load of the machine was {load:.1f} before and {os.getloadavg()[0]:.1f} after."
-            about = f"{versions}. A sync of 8 KiB took {sync:.2f} ms on this disk. {busy}"
+            more = f", and {asked.slower_sync:g} ms more in every program measured" if asked.slower_sync else ""
+            about = f"{versions}. A sync of 8 KiB took {sync:.2f} ms on this disk{more}. {busy}"
             last = tables[-1]
             tables[-1] = _report.Table(last.title, last.heads, last.rows, f"{last.note} {about}".strip())
-            _report.write(f"databases_{part}", tables, {**settings, "found": got})
+            name = f"databases_{part}_slow_disk" if asked.slower_sync else f"databases_{part}"
+            _report.write(name, tables, {**settings, "found": got})
 
 
 def _per_millisecond() -> int:

@@ -22,7 +22,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pooltable
-from benchmarks._report import Table, write
+from benchmarks._plot import bars
+from benchmarks._report import RESULTS, Table, write
 
 BIG = 8 << 20
 
@@ -199,6 +200,8 @@ def main() -> None:
         figures = measure_all(subjects, options)
     settings = {"workers": options.workers, "rounds": options.rounds, "scale": options.scale}
     write("pool", [*(table_of(name, rates) for name, rates in figures.items()), targets_table(figures)], settings)
+    named = {f"{name}: {MEASURES[name][0]}": rates for name, rates in figures.items()}
+    bars(RESULTS / "pool.svg", f"Calls a second, {options.workers} workers, logarithmic", named, "pooltable")
 
 
 def parse() -> argparse.Namespace:
