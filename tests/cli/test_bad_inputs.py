@@ -28,7 +28,7 @@ TABLE = "CREATE TABLE host (id INTEGER PRIMARY KEY, name TEXT, status TEXT)"
         (["run", "app:mission", "--fails", "0"], ["--fails", "1 or more"]),
         (["run", "app:mission", "--memory", "lots"], ["memory", "lots"]),
         (["run", "app:mission", "--log", "no/such/folder/x.log"], ["--log", "no/such/folder/x.log"]),
-        (["run"], ["MODULE:FUNCTION", "pooltable run --help"]),
+        (["run"], ["app:mission", "--command", "pooltable run --help"]),
         (["run", "mission"], ["'mission'", "app:mission"]),
         (["run", "app.py:mission"], ["app:mission"]),
         (["run", "app:mision"], ["'mision'", "app:mission"]),

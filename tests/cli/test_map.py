@@ -70,11 +70,12 @@ def test_a_killed_run_goes_on_where_it_was(folder: Any) -> None:
     until(lambda: _counts(folder).get("DONE") == 6)
     process.kill()
     process.communicate()
+    running = [number for number in map(int, (folder.path / "ran").read_text().split()) if number >= 6]
     (folder.path / "go").touch()
     done = folder.run("map", "-j", "2", *command)
     assert done.returncode == 0, done.stderr
     # Only the two that ran when it was killed are run again.
-    assert sorted(map(int, (folder.path / "ran").read_text().split())) == sorted([*range(12), 6, 7])
+    assert sorted(map(int, (folder.path / "ran").read_text().split())) == sorted([*range(12), *running])
 
 
 HOSTILE = ["a b", "$(touch pwned)", "`touch pwned`", "; touch pwned", "'", '"', "line\nline", "*", "é", "\udcff"]

@@ -52,7 +52,7 @@ def keep(value: Any) -> None:
 def use_kept(_: int) -> Any:
     with _kept.get_lock():
         _kept.value += 1
-    return _kept.value
+        return _kept.value
 
 
 def grow(size: int) -> int:

@@ -15,7 +15,7 @@ from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.show import say, say_json, short
 from pooltable.cli.table import open_table, read_key
 from pooltable.config import Settings
-from pooltable.errors import Fail, Later, SettingError, UsageError, describe
+from pooltable.errors import CommandFailed, Fail, Later, SettingError, TaskError, UsageError, describe
 from pooltable.outcomes import Outcome, Raised, Returned
 
 if TYPE_CHECKING:
@@ -89,8 +89,11 @@ def _json_on_stderr(settings: Settings) -> bool:
     return bool(settings["log_json"] and not settings["log"])
 
 
-def _task(task: str | None, table: TaskTable, settings: Settings) -> Callable[[Any], Any]:
-    """The function, or the command. One that stands on the command line wins over one that does not."""
+def _task(task: str | None, table: TaskTable, settings: Settings, batch: int, create: bool) -> Callable[[Any], Any]:
+    """The function, or the command. One that stands on the command line wins over one that does not.
+
+    `create` makes the side tables.
+    """
     from pooltable import tasks
 
     asked = settings["command"]
@@ -99,12 +102,14 @@ def _task(task: str | None, table: TaskTable, settings: Settings) -> Callable[[A
     if task is not None:
         raise UsageError("run a function or a command? Give MODULE:FUNCTION or --command, not both")
     if asked is None:
-        raise UsageError("run what? Give a function, such as app:mission, or --command 'program {column}'")
-    if settings["batch"] > 1:
+        raise UsageError(
+            "run what? Give a function, such as app:mission, or --command 'program {column}'; see pooltable run --help"
+        )
+    if batch > 1:
         raise UsageError("a command takes one row at a time: leave out --batch")
     from pooltable import commands
 
-    table.prepare()
+    table.prepare(create)
     columns = [*table.write, *([table.result] if table.result else [])]
     if len(columns) > 1:
         raise UsageError(f"what a command prints goes to one column, not to {', '.join(columns)}: name one of them")
@@ -124,7 +129,7 @@ def _runner(
     from pooltable.logs import Logs
     from pooltable.table.states import Retry
 
-    function = _task(task, table, settings)
+    function = _task(task, table, settings, settings["batch"], create=True)
     initializer = tasks.load(settings["initializer"]) if settings["initializer"] else None
     if _log(settings, progress):
         listeners = [*listeners, Logs()]
@@ -176,13 +181,14 @@ def _log(settings: Settings, progress: Progress) -> bool:
     return bool(handlers)
 
 
-@takes(*TABLE)
+@takes(*TABLE, "Command")
 def try_(
-    task: Annotated[
-        str, typer.Argument(metavar="MODULE:FUNCTION", help="The function to run on the row, such as app:mission.")
-    ],
-    keys: Annotated[
-        list[str], typer.Argument(metavar="KEY...", help="The rows: their keys as in 42, or a,b for two columns.")
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODULE:FUNCTION KEY...",
+            help="The function, such as app:mission, unless there is a command; the rows' keys, as in 42 or a,b.",
+        ),
     ],
     settings: Settings,
     initializer: Annotated[
@@ -193,7 +199,7 @@ def try_(
     ] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Start the debugger where the function raises.")] = False,
 ) -> int:
-    """Run a function on one row, or a few, here and now, and write nothing.
+    """Run a function, or a command, on one row, or a few, here and now, and write nothing to the table.
 
     The function runs in this process, so print, breakpoint() and the debugger work as always. The rows may be in any
     state and stay in it.
@@ -203,15 +209,19 @@ def try_(
       pooltable try app:mission 42
       pooltable try app:mission 42 --pdb
       pooltable try app:predict 1 2 3 --batch 3          one call with a list of three rows
+      pooltable try --command 'ffmpeg -i {content} {id}.mp3' 42
     """
     from pooltable import tasks
 
+    task, keys = _task_and_keys(words, settings)
+    if not keys:
+        raise UsageError("try which rows? Give their keys, such as 42")
     size = batch or settings["batch"]
-    function = tasks.load(task)
+    table = open_table(settings)
+    function = _task(task, table, settings, size, create=False)
     tasks.check(function, size)
     prepare = initializer or settings["initializer"]
     first = tasks.load(prepare) if prepare else None
-    table = open_table(settings)
     rows = []
     for key in keys:
         row = table.row(read_key(key, table))
@@ -229,6 +239,13 @@ def try_(
     return code
 
 
+def _task_and_keys(words: list[str], settings: Settings) -> tuple[str | None, list[str]]:
+    """What stands before the keys, if anything does: a command is an option, and a function has a colon."""
+    if settings["command"] is None or (settings.origin("command") != "--command" and ":" in words[0]):
+        return words[0], words[1:]
+    return None, words
+
+
 def _try(spec: Spec, rows: Batch, keys: list[str], table: TaskTable, named: bool) -> int:
     """One call of the function. 1 if a row would fail."""
     from pooltable import batches, tasks
@@ -237,8 +254,9 @@ def _try(spec: Spec, rows: Batch, keys: list[str], table: TaskTable, named: bool
     outcomes: Sequence[Outcome]
     try:
         outcomes = [Returned(tasks.run_here(spec, *rows[0]))] if spec.batch == 1 else batches.call(spec, rows)
-    except (Later, Fail) as signal:
-        outcomes = [Raised(signal)] * len(rows)
+    except (Later, Fail, CommandFailed, TaskError) as error:
+        # These say all there is to say; where they were raised would not help.
+        outcomes = [Raised(error)] * len(rows)
     seconds = time.perf_counter() - started
     code = 0
     for key, outcome in zip(keys, outcomes, strict=True):
