@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pooltable import Pool, Workers
+from pooltable import Pool, Workers, cgroups
 from pooltable.errors import SettingError
 from pooltable.events import Event, WorkersCapped
 from pooltable.pool import memory, staff
@@ -91,9 +91,8 @@ def test_the_memory_that_is_left_is_that_of_the_tightest_control_group(
         (folder / "memory.max").write_text(limit + "\n")
         (folder / "memory.current").write_text(f"{250 * MIB}\n")
         (folder / "memory.stat").write_text(f"anon 1\ninactive_file {20 * MIB}\n")
-    monkeypatch.setattr(memory, "_ROOT", tmp_path)
     own = tmp_path / "cgroup"
     own.write_text("0::/outer/inner\n")
-    real = memory.Path
-    monkeypatch.setattr(memory, "Path", lambda path: own if path == "/proc/self/cgroup" else real(path))
+    monkeypatch.setattr(cgroups, "ROOT", str(tmp_path))
+    monkeypatch.setattr(cgroups, "OWN", str(own))
     assert memory.available_memory() == 70 * MIB

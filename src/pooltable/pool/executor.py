@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from itertools import islice
 from time import monotonic
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pooltable.cores import usable_cores
 from pooltable.errors import WorkerError
 from pooltable.pool.callbacks import Callbacks
 from pooltable.pool.chunks import Mixed, call_each_unpacked
-from pooltable.pool.devices import devices_of
 from pooltable.pool.engine import GIVEN, rebuild
 from pooltable.pool.futures import PoolFuture
-from pooltable.pool.local import LocalEngine, Memory
 from pooltable.pool.statistics import PoolStats
+
+if TYPE_CHECKING:
+    from pooltable.pool.local import Memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +53,11 @@ class PoolExecutor(Executor):
         devices: str | Iterable[str] | None = None,
         preload: str | Iterable[str] | None = None,
     ) -> None:
+        # Here, and not with the module: a worker imports the main module, which names this class as a rule, and would
+        # pay for all that makes pools at every start.
+        from pooltable.pool.devices import devices_of
+        from pooltable.pool.local import LocalEngine
+
         found = devices_of(devices)
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")

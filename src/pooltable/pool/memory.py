@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-_ROOT = Path("/sys/fs/cgroup")
+from pooltable.cgroups import groups, read
 
 
 def limits_of(memory: Any) -> tuple[int | None, int | None]:
@@ -48,45 +47,31 @@ def available_memory() -> int | None:
 
 def _of_the_machine() -> int | None:
     try:
-        return _field(Path("/proc/meminfo"), "MemAvailable:") * 1024
+        return _field("/proc/meminfo", "MemAvailable:") * 1024
     except (OSError, ValueError):
         return None
 
 
 def _of_the_groups() -> Iterator[int | None]:
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            for folder in _up(_ROOT, path):
-                yield _left(folder, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            for folder in _up(_ROOT / "memory", path):
-                yield _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    for version, folder in groups("memory"):
+        if version == 2:
+            yield _left(folder, "memory.max", "memory.current", "inactive_file")
+        else:
+            yield _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-def _up(root: Path, path: str) -> list[Path]:
-    """The group's folder and those above it, whose limits hold for it too."""
-    folder = root / path.strip("/")
-    return [folder, *[above for above in folder.parents if above == root or root in above.parents]]
-
-
-def _left(folder: Path, limit: str, usage: str, cache: str) -> int | None:
+def _left(folder: str, limit: str, usage: str, cache: str) -> int | None:
     """What the group's limit leaves; files that the kernel keeps only because there is room do not count as used."""
     try:
-        most = int((folder / limit).read_text())  # "max" is no number
-        return most - int((folder / usage).read_text()) + _field(folder / "memory.stat", cache)
+        most = int(read(f"{folder}/{limit}"))  # "max" is no number
+        return most - int(read(f"{folder}/{usage}")) + _field(f"{folder}/memory.stat", cache)
     except (OSError, ValueError):
         return None
 
 
-def _field(path: Path, name: str) -> int:
-    with path.open(encoding="ascii") as rows:
-        for row in rows:
-            words = row.split()
-            if words and words[0] == name:
-                return int(words[1])
+def _field(path: str, name: str) -> int:
+    for row in read(path).splitlines():
+        words = row.split()
+        if words and words[0] == name:
+            return int(words[1])
     raise ValueError(name)

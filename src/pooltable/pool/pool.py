@@ -10,17 +10,18 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pooltable.cores import usable_cores
 from pooltable.pool.bar import Bar, label_of
 from pooltable.pool.callbacks import Callbacks
 from pooltable.pool.chunks import call_each, call_each_unpacked
-from pooltable.pool.devices import devices_of
-from pooltable.pool.local import LocalEngine, Memory
 from pooltable.pool.results import AsyncResult, Callback, MapResult
 from pooltable.pool.statistics import PoolStats
 from pooltable.pool.streams import IMapIterator, IMapUnorderedIterator, _Stream
+
+if TYPE_CHECKING:
+    from pooltable.pool.local import Memory
 
 T = TypeVar("T")
 
@@ -63,6 +64,11 @@ class Pool:
         devices: str | Iterable[str] | None = None,
         preload: str | Iterable[str] | None = None,
     ) -> None:
+        # Here, and not with the module: a worker imports the main module, which names this class as a rule, and would
+        # pay for all that makes pools at every start.
+        from pooltable.pool.devices import devices_of
+        from pooltable.pool.local import LocalEngine
+
         self._state = "INIT"  # before anything can raise: __del__ looks at it
         found = devices_of(devices)
         self._processes = processes if processes is not None else len(found) or usable_cores()

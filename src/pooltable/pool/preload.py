@@ -135,7 +135,8 @@ def prepare(modules: tuple[str, ...], variables: dict[str, str], with_devices: b
     current: Any = process.current_process()
     current._inheriting = True  # a module that starts a pool when it is imported is told so
     try:
-        import pooltable.pool.birth  # noqa: F401 - what every worker needs
+        import pooltable.pool.birth
+        import pooltable.pool.pool  # noqa: F401 - what every worker needs
 
         for name in modules:
             _import(name)

@@ -212,11 +212,11 @@ def start_process(process: Any, method: str) -> None:
 
 
 def _spare_main() -> None:
-    """Let the fork server import the worker's code once, in place of the main module, which it would import too
-    early."""
+    """Let the fork server import the worker's code once, in place of the main module, which it would import too early;
+    and the code of `Pool`, which most main modules name."""
     server = forkserver._forkserver
     if getattr(server, "_forkserver_pid", 0) is None and getattr(server, "_preload_modules", None) == ["__main__"]:
-        forkserver.set_forkserver_preload(["pooltable.pool.birth"])
+        forkserver.set_forkserver_preload(["pooltable.pool.birth", "pooltable.pool.pool"])
 
 
 def is_being_imported() -> bool:
