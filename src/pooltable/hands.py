@@ -16,12 +16,11 @@ import random
 import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pooltable.batches import End
 from pooltable.crew import Answer, Crew, Inbox
 from pooltable.errors import CannotStore, Fail, Later, TimeLimitExceeded, WorkerLost
-from pooltable.events import Key
 from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pace import Room, Streaks
 from pooltable.reporter import Ended, Reporter
@@ -81,11 +80,14 @@ class Hands:
         return not (self._claimed or self._gathered or self._sent or self._ended)
 
     @property
-    def claims(self) -> frozenset[tuple[Key, int]]:
-        """Every claim, (key, claim_no), whose end is not written yet."""
+    def claims(self) -> frozenset[int]:
+        """The number of every claim whose end is not written yet.
+
+        Numbers and not keys: where 'a' and 'A' are the same, row and entry may spell theirs differently.
+        """
         read = [*self._gathered, *(held for sent in self._sent.values() for held in sent)]
         claims = [*self._claimed, *(held.claim for held in read), *(ended.finish.claim for ended in self._ended)]
-        return frozenset((claim.key, claim.claim_no) for claim in claims)
+        return frozenset(claim.claim_no for claim in claims)
 
     @property
     def only_locked(self) -> bool:
@@ -185,11 +187,11 @@ class Hands:
         for call in list(self._sent):
             self._crew.cancel(call, kill)
 
-    def keep(self, kept: frozenset[tuple[Key, int]]) -> int:
-        """Only these claims, (key, claim_no), are still ours: end the others. How many they were."""
+    def keep(self, kept: frozenset[int]) -> int:
+        """Only the claims with these numbers are still ours: end the others. How many they were."""
 
         def is_ours(claim: Claim) -> bool:
-            return (claim.key, claim.claim_no) in kept
+            return claim.claim_no in kept
 
         before = len(self)
         self._claimed = [claim for claim in self._claimed if is_ours(claim)]
@@ -257,7 +259,11 @@ class Hands:
                 # It did not run alone: what the whole batch has printed.
                 together = [held.claim for held in sent]
                 log = self._reporter.log_of(answer.pid, mark_of(together), together[0].attempt)
-        verdict = judge(outcome, claim, self._retry, random.random())
+        retry = self._retry
+        if len(sent) > 1 and _is_lost(outcome):
+            # Whose doing it was shows when each runs alone, so that this one time is never the last.
+            retry = replace(retry, lost=max(retry.lost, claim.lost + 2))
+        verdict = judge(outcome, claim, retry, random.random())
         return Finish(claim, verdict, seconds, answer.worker, log)
 
     def _note(self, finish: Finish, row: Row | None, outcome: Outcome | None, shared: bool = False) -> None:

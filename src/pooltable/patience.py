@@ -24,6 +24,9 @@ LONGEST_PAUSE = 2.0
 # How long one answer may take: at least so many seconds, however short the lease, and after a request to stop now.
 LEAST_SECONDS = 10.0
 HURRIED_SECONDS = 3.0
+# Silence looks the same as a statement that takes long, so each answer that did not come in time makes the next bound
+# twice as long, up to this: a slow server gets through in the end.
+MOST_SECONDS = 600.0
 
 
 class Patience:
@@ -36,12 +39,13 @@ class Patience:
         self._tell = tell
         self._away_since = 0.0
         self._pause = FIRST_PAUSE
+        self._bound = max(pace.lease, LEAST_SECONDS)
 
     def bound(self) -> float:
         """How many seconds one answer may take, as things stand. From any thread."""
         if self._requests.count >= Step.LEAVE:
             return 0.0
-        return HURRIED_SECONDS if self._is_hurried else max(self._pace.lease, LEAST_SECONDS)
+        return HURRIED_SECONDS if self._is_hurried else self._bound
 
     @property
     def _is_hurried(self) -> bool:
@@ -61,6 +65,8 @@ class Patience:
         try:
             answer = verb(*args)
         except DatabaseUnavailable as error:
+            if time.monotonic() - now >= self._bound < MOST_SECONDS:
+                self._bound *= 2
             if self._requests.count >= Step.LEAVE:
                 return None
             if self.retry_at is None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.pool import MaybeEncodingError
 from pathlib import Path
 from typing import Any
@@ -340,9 +341,13 @@ def test_workers_that_die_idle_again_and_again_are_given_up(caplog: pytest.LogCa
 
 def test_a_worker_that_dies_idle_beside_one_that_works_is_no_reason_to_give_up() -> None:
     with Pool(2, helpers.die_soon_unless_first) as p:
-        end = time.monotonic() + 4
+        end, done = time.monotonic() + 4, 0
         while time.monotonic() < end:
-            assert p.apply(double, (1,)) == 2
+            # One that is about to die may be given a call, which it then costs.
+            with suppress(WorkerLost):
+                assert p.apply(double, (1,)) == 2
+                done += 1
+        assert done
         assert p._engine.broken is None
     p.join()
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pooltable.errors import DatabaseError
-from pooltable.table.states import Done, Finish
+from pooltable.table.states import Again, Done, Finish, Released
 from tests.table.places import ends, wait_until
 
 
@@ -343,6 +343,26 @@ def test_an_exchange_writes_ends_and_claims_in_one_go(place):
     assert ends(answer.fates) == ["done"] * 3
     assert keys(answer.claims) == [4, 5]
     assert not answer.paused
+
+
+def test_an_exchange_that_releases_rows_and_claims_them_again_is_told_rightly_when_the_answer_is_lost(served):
+    lease = served.lease(served.video(3))
+    claims = lease.claim(3)
+    connection = lease._session.connection()
+    commit = connection.commit
+
+    def commit_and_lose():
+        commit()
+        connection.sever()
+        connection.all("SELECT 1")
+
+    connection.commit = commit_and_lose
+    verdicts = [Released(), Done(), Again(0.0, "E", "bad")]
+    answer = lease.exchange([Finish(claim, verdict) for claim, verdict in zip(claims, verdicts, strict=True)], 5)
+    assert connection.is_severed
+    assert ends(answer.fates) == ["released", "done", "retry"]
+    assert [(claim.key, claim.attempt, claim.fails) for claim in answer.claims] == [((1,), 2, 0), ((3,), 2, 1)]
+    assert ends(lease.done(*answer.claims)) == ["done"] * 2
 
 
 def test_claims_stay_flat_with_many_rows_under_back_off(place):

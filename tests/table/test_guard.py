@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -60,6 +61,18 @@ def test_whoever_reads_from_a_severed_line_is_woken() -> None:
     line.sever()
     line.close()
     there.close()
+
+
+def test_a_line_leaves_the_connection_as_it_was_whatever_default_the_user_has_set_for_timeouts() -> None:
+    here, there = socket.socketpair()
+    socket.setdefaulttimeout(30.0)
+    try:
+        line = Line(here.fileno())
+    finally:
+        socket.setdefaulttimeout(None)
+    assert os.get_blocking(here.fileno())
+    for one in (line, here, there):
+        one.close()
 
 
 def test_a_connection_that_is_not_answered_is_given_up_and_waited_for_by_the_next_try(

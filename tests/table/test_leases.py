@@ -16,6 +16,7 @@ from pooltable.table import identity
 from pooltable.table.database import Session
 from pooltable.table.neighbours import Neighbours
 from pooltable.table.postgres import PostgreSQL
+from pooltable.table.rescue import NOTHING_RESCUED
 from tests.table.places import ends, wait_until
 
 RETRY = Retry(rescued=3)
@@ -28,7 +29,7 @@ def statuses(place):
 def test_a_beat_in_time_says_nothing(place):
     lease = place.lease(place.video(1))
     (claim,) = lease.claim(1)
-    assert lease.beat() == (None, {(claim.key, claim.claim_no)}, False)
+    assert lease.beat() == (None, {claim.claim_no}, False)
 
 
 def test_a_beat_after_a_lapse_renews_the_lease_and_tells_which_claims_are_still_ours(place):
@@ -40,7 +41,7 @@ def test_a_beat_after_a_lapse_renews_the_lease_and_tells_which_claims_are_still_
     taken = other.claim(1)
     beat = lease.beat()
     assert beat.lapsed == pytest.approx(20, abs=5)
-    assert beat.open == {(claims[0].key, claims[0].claim_no), (claims[2].key, claims[2].claim_no)}
+    assert beat.open == {claims[0].claim_no, claims[2].claim_no}
     assert lease.beat().lapsed is None
     assert ends(lease.done(*claims)) == ["done", "fenced", "done"]
     other.done(*taken)
@@ -52,7 +53,7 @@ def test_a_lapse_that_a_claim_noticed_is_told_by_the_next_beat(place):
     (claim,) = lease.claim(1)
     beat = lease.beat()
     assert beat.lapsed == pytest.approx(20, abs=5)
-    assert beat.open == {(claim.key, claim.claim_no)}
+    assert beat.open == {claim.claim_no}
 
 
 def test_a_lease_is_renewed_by_exchanges_as_well(place):
@@ -305,7 +306,7 @@ def test_rows_that_are_open_under_a_lease_whose_runner_does_not_hold_them_are_gi
     table = place.video(4)
     lease = place.lease(table)
     claims = lease.claim(3)
-    held = {(claims[0].key, claims[0].claim_no)}
+    held = {claims[0].claim_no}
     found = lease.beat().open
     assert lease.reopened(found, found, RETRY).pending == 0
     lease.done(claims[1])
@@ -338,6 +339,25 @@ def test_rows_of_a_claim_whose_answer_was_lost_are_not_given_back(place, monkeyp
     assert [claim.key for claim in lease.claim(1)] == [(1,)]
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "mariadb"])
+def test_a_row_that_runs_here_is_not_given_back_because_its_entry_spells_the_key_otherwise(kind, request):
+    place = request.getfixturevalue(kind)
+    name = {"sqlite": "TEXT COLLATE NOCASE", "mariadb": "VARCHAR(20)"}[kind]
+    place.script(f"CREATE TABLE t (name {name} PRIMARY KEY, status VARCHAR(20))")
+    place.sql("INSERT INTO t VALUES ('a', 'PENDING')")
+    place.counts_claims = False
+    lease = place.lease(place.table("t"))
+    lease.again(lease.one())
+    place.sql("UPDATE t SET name = 'A'")
+    place.due_now("pooltable_t")
+    (claim,) = lease.claim(1)
+    assert (claim.attempt, claim.fails) == (2, 1)
+    beat = lease.beat()
+    assert beat.open == {claim.claim_no}
+    assert lease.reopened({claim.claim_no}, beat.open, RETRY) == NOTHING_RESCUED
+    assert ends(lease.done(claim)) == ["done"]
+
+
 # ---- which process lives
 
 
@@ -361,6 +381,19 @@ def test_a_process_that_ended_and_was_not_reaped_is_gone():
 def test_a_process_of_which_nothing_is_known_is_taken_for_living():
     assert identity.lives(None, None)
     assert identity.lives(4711, None)
+
+
+def test_a_process_that_proc_hides_because_it_is_another_users_is_taken_for_living(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    def kill(pid, number):
+        raise PermissionError if pid == 4711 else ProcessLookupError
+
+    monkeypatch.setattr(identity, "open", missing, raising=False)
+    monkeypatch.setattr(os, "kill", kill)
+    assert identity.lives(4711, "12345")
+    assert not identity.lives(4712, "12345")
 
 
 # ---- neighbours: processes whose end is noticed at once
@@ -396,11 +429,36 @@ def test_the_end_of_a_neighbours_process_is_told_at_once(neighbours, told):
     assert told.wait(10)
 
 
-def test_a_process_that_only_has_the_pid_of_a_neighbour_is_not_taken_for_it(neighbours, told):
+def test_a_neighbour_that_ended_before_it_is_watched_is_told_and_who_has_its_pid_now_is_not_taken_for_it(
+    neighbours, told
+):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     neighbours.show({(process.pid, "12345")})
+    assert told.wait(10)
+    told.clear()
     process.communicate(b"\n")
     assert not told.wait(0.3)
+
+
+def test_neighbours_are_left_although_a_process_was_forked_meanwhile(neighbours):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    neighbours.show({(process.pid, identity.started(process.pid))})
+    # As a worker of an executor of the user's own, which outlives the run.
+    reader, writer = os.pipe()
+    forked = os.fork()
+    if not forked:
+        os.close(writer)
+        os.read(reader, 1)
+        os._exit(0)
+    os.close(reader)
+    closing = threading.Thread(target=neighbours.close)
+    closing.start()
+    closing.join(10)
+    left = not closing.is_alive()
+    os.close(writer)
+    os.waitpid(forked, 0)
+    process.communicate(b"\n")
+    assert left
 
 
 def test_the_living_of_this_host_are_the_neighbours_and_nobody_else(place):

@@ -360,6 +360,23 @@ def test_an_engine_of_the_users_own_serves_as_well(place):
     assert table.counts().pending == 2
 
 
+def test_an_engine_whose_listener_leaves_a_transaction_open_serves_as_well(served):
+    from pooltable import TaskTable
+
+    served.video(2)
+    engine = sa.create_engine(served.url, poolclass=sa.NullPool)
+
+    @sa.event.listens_for(engine, "connect")
+    def set_up(raw, record):
+        cursor = raw.cursor()
+        cursor.execute("SELECT 1")
+        cursor.close()
+
+    lease = TaskTable(engine, "video").open_lease()
+    assert len(lease.claim(2)) == 2
+    lease.close()
+
+
 def test_something_that_is_no_table_is_refused(place):
     with pytest.raises(MappingError, match="neither a table's name nor"):
         place.table(42).prepare()

@@ -13,7 +13,7 @@ from pooltable import TaskTable
 from pooltable.errors import DatabaseError, DatabaseReadOnly, DatabaseUnavailable, MappingError
 from pooltable.table import sqlite as dialect
 from pooltable.table.states import Done, Finish
-from tests.table.places import ends, sqlite_place
+from tests.table.places import RETRY, ends, sqlite_place
 
 
 def file_of(place):
@@ -163,6 +163,20 @@ def test_a_trigger_that_undoes_the_whole_transaction_costs_its_row_alone(sqlite)
     answer = lease.exchange([Finish(claim, Done()) for claim in claims], 1)
     assert ends(answer.fates) == ["done", "done", "failed", "stuck", "done"]
     assert table.entry(4).ended == "stuck"
+
+
+def test_a_trigger_that_undoes_a_rescue_is_told_as_a_refusal_of_the_database(sqlite):
+    table = sqlite.video(1)
+    sqlite.script(
+        "CREATE TRIGGER t BEFORE UPDATE ON video WHEN NEW.status = 'PENDING' BEGIN SELECT RAISE(ROLLBACK, 'no way"
+        " back'); END"
+    )
+    dead, lease = sqlite.lease(table), sqlite.lease(table)
+    claims = dead.claim(1)
+    sqlite.process_gone(dead)
+    with pytest.raises(DatabaseError, match="no way back"):
+        lease.rescue(RETRY)
+    dead.done(*claims)
 
 
 def test_rows_with_a_null_key_are_left_alone(sqlite):

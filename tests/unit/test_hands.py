@@ -10,7 +10,7 @@ from pooltable.errors import TimeLimitExceeded, WorkerLost
 from pooltable.hands import BATCH_SECONDS, Hands
 from pooltable.outcomes import Raised, Returned
 from pooltable.rows import Row
-from pooltable.table.states import Again, Claim, Done, Released, Retry
+from pooltable.table.states import Again, Claim, Done, GiveUp, Released, Retry
 
 
 class Crew:
@@ -94,7 +94,7 @@ def test_a_row_that_lost_a_worker_goes_alone_and_does_not_hold_up_the_others(han
 def test_a_batch_of_which_some_rows_are_still_ours_goes_on_for_them(hands, crew):
     take(hands, claimed(1, 2, 3, 4, 5))
     hands.send_batches(10.0, more=True)
-    assert hands.keep(frozenset({((1,), 1), ((3,), 3)})) == 3
+    assert hands.keep(frozenset({1, 3})) == 3
     assert crew.cancelled == []
     assert len(hands) == 4  # the fifth was not sent yet
     crew.answer(0)
@@ -128,3 +128,15 @@ def test_what_ends_a_whole_batch_costs_each_row_a_lost_worker_and_counts_as_one_
         assert (ended.finish.verdict.counts, ended.shared, ended.finish.seconds) == ("lost", True, 0.1)
         assert f"row {ended.finish.claim.key[0]} (attempt 1)" in ended.finish.verdict.reason
         assert ended.finish.log == "1 and 3 more"
+
+
+def test_a_loss_that_was_shared_is_never_the_last_one(crew):
+    crew.ready = 2
+    hands = Hands(crew, crew.inbox, Reporter(), Retry(lost=1), batch=4)
+    take(hands, [*claimed(1, 2), *claimed(3, lost=1)])
+    hands.send_batches(0.0, more=False)
+    for call in range(2):
+        crew.answer(call, Raised(WorkerLost(4711, -9)))
+    hands.collect()
+    assert crew.calls == [[3], [1, 2]]
+    assert {key: type(verdict) for key, verdict in verdicts(hands).items()} == {1: Again, 2: Again, 3: GiveUp}

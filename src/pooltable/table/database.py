@@ -36,7 +36,7 @@ class Refused(Exception):
     """The database refuses the values of a statement: a constraint, a type, a trigger. Only inside transactions."""
 
 
-class Undone(Exception):
+class Undone(DatabaseError):
     """A refusal undid the whole transaction, savepoints and all (RAISE(ROLLBACK) in a trigger of SQLite)."""
 
 

@@ -35,7 +35,11 @@ class Line:
     """A second descriptor of a connection's socket: whoever closes the first one, this one is never somebody else's."""
 
     def __init__(self, descriptor: int) -> None:
+        blocking = os.get_blocking(descriptor)
         self._socket = socket.socket(fileno=os.dup(descriptor))
+        # The mode belongs to both, and Python changes it where the user has set a default for timeouts.
+        os.set_blocking(descriptor, blocking)
+        self._closing = threading.Lock()
         self.severed = False
         if self._socket.family in (socket.AF_INET, socket.AF_INET6):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -45,12 +49,14 @@ class Line:
 
     def sever(self) -> None:
         """Whoever waits for the other end is told that it is gone. From any thread."""
-        self.severed = True
-        with contextlib.suppress(OSError):
+        with self._closing, contextlib.suppress(OSError):
+            self.severed = True
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._socket.close()
+        # Not while it is severed: its number may be another file's at once.
+        with self._closing:
+            self._socket.close()
 
 
 class Guard:

@@ -36,8 +36,8 @@ def pid_namespace() -> str:
 
 
 def started(pid: int | None = None) -> str | None:
-    """When a process of this namespace started, in a form that never changes; None when it is gone or only waits to be
-    reaped."""
+    """When a process of this namespace started, in a form that never changes; "" where that is not shown, None when it
+    is gone or only waits to be reaped."""
     pid = os.getpid() if pid is None else pid
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -46,7 +46,7 @@ def started(pid: int | None = None) -> str | None:
         return None if parts[0] in "ZX" else parts[19]
     except FileNotFoundError:
         if os.path.exists("/proc/self/stat"):
-            return None
+            return "" if _hidden(pid) else None
     except (OSError, IndexError):
         pass
     try:
@@ -56,6 +56,17 @@ def started(pid: int | None = None) -> str | None:
         return None
     except psutil.AccessDenied:
         return ""
+
+
+def _hidden(pid: int) -> bool:
+    """Whether a process that is not listed is there: one of another user, where /proc is mounted with hidepid."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def lives(pid: int | None, since: str | None) -> bool:

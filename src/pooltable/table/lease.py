@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from pooltable import __version__
 from pooltable.errors import CannotStore, DatabaseError, DatabaseReadOnly, DatabaseUnavailable, describe
-from pooltable.events import Key
 from pooltable.rows import Row
 from pooltable.table import identity
 from pooltable.table.cursor import Cursor
@@ -57,11 +56,11 @@ class Exchange(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """After a lapse, how long ago the lease had run out; the open claims, (key, claim_no), that are ours by the
-    database; and whether its file is another one than before."""
+    """After a lapse, how long ago the lease had run out; the numbers of the open claims that are ours by the database;
+    and whether its file is another one than before."""
 
     lapsed: float | None
-    open: frozenset[tuple[Key, int]]
+    open: frozenset[int]
     replaced: bool
 
 
@@ -99,6 +98,7 @@ class Lease:
         self._facts = (name, identity.host(), identity.boot_id(), *process, __version__, processes)
         self._number = 0  # the last claim number that was used
         self._unsure: int | None = None  # the first number of a claim that may or may not have got through
+        self._fates: dict[int, Fate] = {}  # what that transaction made of its ends
         self._lapsed: float | None = None
         self._beaten_at = time.monotonic()
         self._cursor = Cursor(poll)
@@ -132,7 +132,7 @@ class Lease:
     def beat(self) -> Beat:
         """Renews the lease, and tells which claims are open under it."""
 
-        def work(c: Connection) -> frozenset[tuple[Key, int]]:
+        def work(c: Connection) -> frozenset[int]:
             self._renew(c, self._statements.opening(c, self.id))
             return frozenset(self._statements.mine(c, self.id))
 
@@ -199,6 +199,14 @@ class Lease:
         def work(c: Connection) -> Exchange:
             opening = self._opening(c)
             fates = self._written(c, writes, opening)
+            if self._unsure is not None:
+                # A commit whose answer was lost may have released a row and claimed it again.
+                again = {claim.key for claim in self._statements.claimed(c, self.id, self._unsure)}
+                fates = [
+                    self._fates.get(f.claim.claim_no, f) if f.why == "fenced" and f.claim.key in again else f
+                    for f in fates
+                ]
+            self._fates = {fate.claim.claim_no: fate for fate in fates}
             return Exchange(fates, self._claim_in(c, room, opening), opening.paused)
 
         try:
@@ -340,7 +348,7 @@ class Lease:
         """The processes of other runners on this host, as of the last look for dead ones."""
         return self._rescuer.neighbours
 
-    def reopened(self, held: Collection[tuple[Key, int]], open_: Collection[tuple[Key, int]], retry: Retry) -> Rescue:
+    def reopened(self, held: Collection[int], open_: Collection[int], retry: Retry) -> Rescue:
         """Takes back, of the claims that a beat found `open_`, those that the runner of this lease has not `held`, as a
         rescue does.
 
@@ -348,7 +356,7 @@ class Lease:
         """
         # What a claim did whose answer was lost is found by the next one.
         unsure = float("inf") if self._unsure is None else self._unsure
-        lost = {number for key, number in open_ if number < unsure and (key, number) not in held}
+        lost = {number for number in open_ if number < unsure and number not in held}
         if not lost:
             return NOTHING_RESCUED
         rescue = self._rescuer.rescue_own(self._session, lost, retry)

@@ -125,8 +125,9 @@ class MySQLStatements(Statements):
 
     def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
         keys = c.all(self.sql_due, (count,))
-        locked = self._locked(c, keys, Status.PENDING, self.scope) if keys else ()
-        return [Picked(key, ()) for key in keys if key in locked]
+        locked = self._locked(c, keys, Status.PENDING, self.scope) if keys else set()
+        # A row may spell its key otherwise than its entry, where 'a' and 'A' are the same.
+        return [Picked(key, ()) for key in (*(key for key in keys if key in locked), *(locked - set(keys)))]
 
     def waiting_sql(self, count: int) -> tuple[str, Sequence[Any]]:
         return self.sql_waiting, (count,)
@@ -163,19 +164,13 @@ class MySQLStatements(Statements):
 
     def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:
         # First the rows, then the entries, as everybody does it; what others hold is left for the next group.
-        of = {write.claim.key: write for write in writes}
-        locked = self._locked(c, list(of), Status.DOING)
+        of = {write.claim.claim_no: write for write in writes}
+        locked = self._locked(c, [write.claim.key for write in writes], Status.DOING)
         good: list[Write] = []
         for some in _portions(in_order(list(locked)), KEYS_AT_ONCE):
             among, values = self.entries_in(some)
-            sql = (
-                f"SELECT {self.entry_keys}, claim_no FROM {self.e} WHERE {among} AND runner_id = %s AND ended IS NULL"
-                " FOR UPDATE"
-            )
-            for row in c.all(sql, (*values, runner)):
-                write = of[row[: self.width]]
-                if write.claim.claim_no == row[self.width]:
-                    good.append(write)
+            sql = f"SELECT claim_no FROM {self.e} WHERE {among} AND runner_id = %s AND ended IS NULL FOR UPDATE"
+            good += [of[number] for (number,) in c.all(sql, (*values, runner)) if number in of]
         if good:
             self._close(c, good, now)
             groups: defaultdict[tuple[Any, ...], list[Write]] = defaultdict(list)

@@ -46,8 +46,10 @@ class Neighbours:
     def close(self) -> None:
         if self._poke is not None and self._thread is not None:
             self._closing = True
-            os.close(self._poke)
+            # Closing alone would not wake the thread where a process that was forked meanwhile has this end as well.
+            os.write(self._poke, b".")
             self._thread.join()
+            os.close(self._poke)
             self._poke = None
 
     def _work(self, poked: int) -> None:
@@ -68,16 +70,19 @@ class Neighbours:
             for process in watched.keys() - shown:
                 let_go(process)
                 del watched[process]
+            gone = False  # one that ended between the look for the dead and now
             for process in shown - watched.keys():
                 watched[process] = descriptor = _descriptor(*process)
                 if descriptor is not None:
                     poll.register(descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll()}
+                gone = gone or not identity.lives(*process)
+            ready = {descriptor for descriptor, _ in poll.poll(0 if gone else None)}
             if poked in ready:
                 os.read(poked, 4096)
-            if ended := [process for process, descriptor in watched.items() if descriptor in ready]:
-                for process in ended:
-                    let_go(process)
+            ended = [process for process, descriptor in watched.items() if descriptor in ready]
+            for process in ended:
+                let_go(process)
+            if ended or gone:
                 self.ended = True
                 self._told()
         for process in watched:

@@ -57,6 +57,7 @@ class PostgreSQL(Dialect):
         return f"extract(epoch FROM {column})::float8"
 
     def opened(self, raw: Any) -> None:
+        raw.commit()  # what a listener of the user's engine began, such as SET search_path
         raw.autocommit = True
         raw.prepare_threshold = None
         # The driver refuses whole results for one date that Python has no value for.

@@ -39,10 +39,6 @@ def _opaque(condition: str) -> str:
     return f"CASE WHEN {condition} THEN TRUE ELSE FALSE END"
 
 
-class _NotAll(Exception):
-    """A trigger left a row alone whose entry was closed already."""
-
-
 class PostgresStatements(Statements):
     """What PostgreSQL runs."""
 
@@ -175,7 +171,8 @@ class PostgresStatements(Statements):
         if not keys:
             return []
         locked = set(c.all(self.sql_lock_pending, _columns(keys, self.width)))
-        return [Picked(key, ()) for key in keys if key in locked]
+        # A row may spell its key otherwise than its entry, where 'a' and 'A' are the same.
+        return [Picked(key, ()) for key in (*(key for key in keys if key in locked), *(locked - set(keys)))]
 
     def waiting_sql(self, count: int) -> tuple[str, Sequence[Any]]:
         return self.sql_waiting.replace("\0", str(count)), ()
@@ -203,18 +200,6 @@ class PostgresStatements(Statements):
         return [Claim(claim.key, *known.get(claim.claim_no, claim[1:])) for claim in fresh] if known else fresh, changed
 
     def write(self, c: Connection, runner: str, writes: Sequence[Write], now: Any) -> set[int] | None:
-        try:
-            return c.attempt(lambda: self._write_all(c, runner, writes))
-        except _NotAll:
-            return c.attempt(lambda: set().union(*(self._write_one(c, runner, write) for write in writes)))
-
-    def _write_one(self, c: Connection, runner: str, write: Write) -> set[int]:
-        try:
-            return c.attempt(lambda: self._write_all(c, runner, [write]))
-        except _NotAll:
-            raise Refused("the row did not change: a trigger leaves it alone") from None
-
-    def _write_all(self, c: Connection, runner: str, writes: Sequence[Write]) -> set[int]:
         groups: defaultdict[tuple[Any, ...], list[Write]] = defaultdict(list)
         for write in writes:
             # Arrays of arrays cannot be taken apart again by unnest: a row that gets one goes alone.
@@ -234,7 +219,7 @@ class PostgresStatements(Statements):
                 self.sql_ends(plain, status, columns), (*keys, *facts, *values, runner, *arrays)
             )
             if closed != len(changed or ()):
-                raise _NotAll
+                raise Refused("the row did not change: a trigger leaves it alone")
             written.update(changed or ())
         return written
 

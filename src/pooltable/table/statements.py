@@ -100,7 +100,7 @@ class Statements:
             f" WHERE {self.entry_is} AND runner_id = {mark} AND claim_no = {mark} AND ended IS NULL"
         )
         self.sql_forget = f"DELETE FROM {self.e} WHERE {self.entry_is} AND runner_id = {mark} AND claim_no = {mark}"
-        self.sql_mine = f"SELECT {self.entry_keys}, claim_no FROM {self.e} WHERE ended IS NULL AND runner_id = {mark}"
+        self.sql_mine = f"SELECT claim_no FROM {self.e} WHERE ended IS NULL AND runner_id = {mark}"
         claimed = (
             f"SELECT {self.entry_keys}, claim_no, attempt, fails, lost, rescued, round FROM {self.e}"
             f" WHERE ended IS NULL AND runner_id = {mark} AND claim_no >= {mark}"
@@ -235,9 +235,9 @@ class Statements:
     def forget_entry(self, c: Connection, runner: str, claim: Claim) -> None:
         c.run(self.sql_forget, (*claim.key, runner, claim.claim_no))
 
-    def mine(self, c: Connection, runner: str) -> list[tuple[Key, int]]:
-        """Key and claim number of each open entry of a runner."""
-        return [(row[: self.width], row[self.width]) for row in c.all(self.sql_mine, (runner,))]
+    def mine(self, c: Connection, runner: str) -> list[int]:
+        """The claim number of each open entry of a runner."""
+        return [number for (number,) in c.all(self.sql_mine, (runner,))]
 
     def claimed(self, c: Connection, runner: str, first: int) -> list[Claim]:
         """The open claims of a runner with numbers from `first` up: what a lost transaction did, if it got through."""

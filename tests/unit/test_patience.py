@@ -1,0 +1,54 @@
+"""How long one answer of the database may take."""
+
+from __future__ import annotations
+
+import pytest
+
+from pooltable.errors import DatabaseUnavailable
+from pooltable.events import Event
+from pooltable.pace import Pace
+from pooltable.patience import HURRIED_SECONDS, LEAST_SECONDS, MOST_SECONDS, Patience
+from pooltable.signals import StopRequests
+
+
+class Clock:
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("pooltable.patience.time", clock)
+    return clock
+
+
+def test_what_was_not_answered_in_time_gets_twice_as_long_because_the_server_may_only_be_slow(clock: Clock) -> None:
+    told: list[Event] = []
+    requests = StopRequests(lambda: None)
+    patience = Patience(Pace(lease=1.0), requests, told.append)
+
+    def verb(seconds: float) -> str:
+        clock.now += min(seconds, patience.bound())
+        if seconds > patience.bound() or not seconds:
+            raise DatabaseUnavailable("it did not answer")
+        return "answered"
+
+    assert patience.bound() == LEAST_SECONDS
+    assert patience.ask(verb, 0.0) is None  # refused at once, which tells nothing about how slow it is
+    assert patience.bound() == LEAST_SECONDS
+    answers = []
+    while not (answers and answers[-1]):
+        clock.now += 10
+        answers.append(patience.ask(verb, 3.5 * LEAST_SECONDS))
+    assert answers == [None, None, "answered"]
+    assert patience.bound() == 4 * LEAST_SECONDS
+    for _ in range(20):
+        clock.now += 10
+        patience.ask(verb, 10 * MOST_SECONDS)
+    assert MOST_SECONDS <= patience.bound() < 2 * MOST_SECONDS
+    requests.request("SIGTERM")
+    requests.request("SIGTERM")
+    assert patience.bound() == HURRIED_SECONDS
