@@ -11,9 +11,11 @@ its own row.
 from __future__ import annotations
 
 import gc
+import linecache
 import os
 import pickle
 import sys
+import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from concurrent.futures import CancelledError
 from itertools import islice
@@ -21,7 +23,7 @@ from time import perf_counter
 from typing import Any
 
 from pooltable import tasks
-from pooltable.errors import CannotStore, WorkerLost
+from pooltable.errors import CannotStore, TaskError, WorkerLost
 from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pool import engine, worker
 from pooltable.rows import Row
@@ -92,7 +94,30 @@ def call(spec: Spec, batch: Batch) -> Sequence[Outcome]:
     """One outcome for each of these rows, from one call of the task; raises what that raises."""
     rows = [Row(spec.fields, values) for values, _, _ in batch]
     attempts = tuple(Attempt(values[: spec.key_size], attempt, key) for values, attempt, key in batch)
-    return tasks.work(lambda given: _outcomes(spec.task, given), rows, attempts)  # type: ignore[no-any-return]
+    try:
+        return tasks.work(lambda given: _outcomes(spec.task, given), rows, attempts)  # type: ignore[no-any-return]
+    except (AttributeError, TypeError, ValueError) as error:
+        if not _took_it_for_a_row(error, rows):
+            raise
+        raise TaskError(
+            f"{tasks.name_of(spec.task)} seems to be written for one row, and with `batch` it gets a list of rows:"
+            " leave out --batch, or have it return a list with one result for each of them"
+            f" ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _took_it_for_a_row(error: AttributeError | TypeError | ValueError, rows: list[Row]) -> bool:
+    """Whether the list was asked for a column, or was unpacked as if it were a row."""
+    text = str(error)
+    if isinstance(error, AttributeError):
+        return error.obj is rows
+    if isinstance(error, ValueError):
+        unpacked = text.startswith("not enough values to unpack") and text.endswith(f"got {len(rows)})")
+        return unpacked and len(rows) != len(rows[0])
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    source = linecache.getline(frame.f_code.co_filename, line)
+    names = [name for name, value in frame.f_locals.items() if value is rows]
+    return "must be integers or slices, not str" in text and any(f"{name}[" in source for name in names)
 
 
 class _Work:

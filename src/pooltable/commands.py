@@ -20,6 +20,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import IO, Any
@@ -145,7 +146,7 @@ def columns_in(text: str) -> Iterator[Part]:
 def parse(text: str, slots: Callable[[str], Iterable[Part]] = columns_in) -> Template:
     """The template of a command that is run without a shell. Raises TaskError if it cannot be one."""
     try:
-        words = shlex.split(text)
+        words = shlex.split(text.replace("\\\n", ""))  # which shlex would take for an argument
     except ValueError as error:
         raise TaskError(f"the command cannot be split into arguments: {error}: {text}") from None
     return of_words(words, slots)
@@ -190,48 +191,60 @@ def parse_shell(text: str, slots: Callable[[str], Iterable[Part]] = columns_in) 
     return Template(text, (Word((SHELL,)), Word(("-c",)), Word((line,)), Word(("sh",)), *values), shell=True)
 
 
+# Some shells, such as bash where it is /bin/sh, calculate also within [[ ]], $[ ], a[ ] and ${a:1}.
+_ARITHMETIC = re.compile(r"(?<!\S)\[\[\s((?!\]\]).)*\Z|[\w$]\[[^\]]*\Z|\$\{\w+:(?![-=?+])[^}]*\Z", re.DOTALL)
+_HERE_DOCUMENT = re.compile(r"(?<!<)<<(?!<)")
+
+
 class _Shell:
     """How a shell reads a command line, as far as it matters for a value in it."""
 
     def __init__(self) -> None:
         self._quote = ""  # the quotation mark or `#` that what comes next stands behind
         self._escaped = False
-        self._read = ""
-        self._command = ""  # of it, the simple command that it ends in
+        self._nested = False  # a command within double quotes has quotes of its own, which are not followed
+        self._last = ""
+        self._read = ""  # with a dot for each letter that is quoted
 
     def feed(self, text: str) -> None:
         for letter in text:
-            if self._escaped:
-                self._escaped = False
+            escaped, self._escaped = self._escaped, False
+            if escaped:
+                pass
             elif self._quote == "#":
                 self._quote = "" if letter == "\n" else "#"
             elif letter == "\\" and self._quote != "'":
                 self._escaped = True
             elif self._quote:
+                self._nested = self._nested or (self._quote == '"' and self._last + letter == "$(")
                 self._quote = "" if letter == self._quote else self._quote
             elif letter in "'\"`" or (letter == "#" and (not self._read or self._read[-1] in " \t\n;&|()")):
                 self._quote = letter
-            self._read += letter
-            self._command = "" if not self._quote and letter in ";|&\n()" else self._command + letter
+            if not self._escaped and not (escaped and letter == "\n"):  # two lines that are one
+                self._read += "." if self._quote or escaped else letter
+            self._last = "" if escaped else letter
 
     @property
     def exposed(self) -> bool:
         """Whether a value here begins an argument and could be taken for an option."""
-        protected = " -- " in f" {self._command}".replace("\t", " ")
+        command = re.split(r"[;|&\n()]", self._read)[-1]
+        protected = " -- " in f" {command}".replace("\t", " ")
         return not protected and (not self._read or self._read[-1] in " \t\n;|&()<>")
 
     def check(self, slot: Slot) -> None:
         written = "{" + slot.name + "}"
-        if self._quote or self._escaped:
+        if self._quote or self._escaped or self._nested:
             raise TaskError(f"write {written} without quotes around it: the value reaches the shell as one word")
         if self._read.endswith("$"):
             raise TaskError(
                 f"${written} is neither a value nor a variable: for a variable of the shell write ${{{written}}}"
             )
-        if self._read.count("((") > self._read.count("))"):
+        if self._read.count("((") > self._read.count("))") or _ARITHMETIC.search(self._read):
             raise TaskError(
                 f"{written} stands in arithmetic, where a shell runs what a value says; use a program for it"
             )
+        if _HERE_DOCUMENT.search(self._read):
+            raise TaskError(f"{written} stands behind <<, where quotes are text: write printf %s {written} | before it")
 
 
 # ---- starting programs
@@ -253,10 +266,17 @@ def _inherited() -> dict[bytes, bytes]:
 
 
 @cache
-def _be_quiet() -> None:
-    """At a time limit a worker writes its stacks, which tell nothing of the program that it waits for."""
-    if identity() is not None:
-        signal.signal(dump_signal(), signal.SIG_IGN)
+def _prepare_worker() -> None:
+    if identity() is None:
+        return
+    # At a time limit a worker writes its stacks, which tell nothing of the program that it waits for.
+    signal.signal(dump_signal(), signal.SIG_IGN)
+    # What ties this worker to its parent came through a fork server, which leaves it open to programs: one that stays
+    # in the background would seem to be this worker, living on.
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            with suppress(OSError):  # the one that lists them
+                os.set_inheritable(int(name), False)
 
 
 def launch(
@@ -266,7 +286,7 @@ def launch(
 
     Raises Fail where the arguments are too long for the system.
     """
-    _be_quiet()
+    _prepare_worker()
     at = current()
     key = str(at.key[0]) if len(at.key) == 1 else json.dumps(at.key, default=str)
     environment = _inherited() | {
@@ -290,7 +310,13 @@ _NOTHING_TO_READ = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
 
 def wait_for(pid: int) -> int:
     """How the program ended: its exit status, or a signal's number below zero."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except KeyboardInterrupt:
+        # Where it runs in the runner's own process: its row is given back, and it must not run on beside the next one.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def tail(fd: int, most: int = _TAIL) -> str:

@@ -11,7 +11,6 @@ the next are started: two models side by side may not fit.
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from pooltable import tasks
 from pooltable.crew import Answer, Workers
 from pooltable.errors import SettingError, TaskError, WorkerLost, WorkerStartError, describe
 from pooltable.pool.memory import available_memory, private_memory
+from pooltable.reporter import own_folder
 from pooltable.rows import Row
 from pooltable.tasks import Spec
 from pooltable.trial import LOOK_SECONDS, TrialCrew, failure_of, try_out
@@ -72,12 +72,12 @@ class _Late(Exception):
 
 
 class Tuner:
-    """One tuning, under way; `scores` grows while it runs, and `show` is called whenever it has."""
+    """One tuning, under way; `scores` grows while it runs, and holds what there is when it is interrupted."""
 
-    def __init__(self, order: Order, show: Callable[[Tuner], object] = lambda tuner: None) -> None:
+    def __init__(self, order: Order) -> None:
         self.seconds = order.seconds
         self._order = order
-        self._show = show
+        self._show: Callable[[], object] = lambda: None
         self._ends = 0.0
         self._next = 0
         self.scores: dict[Choice, Score] = {}
@@ -85,9 +85,12 @@ class Tuner:
         self.round = 0
         self.began = 0.0
 
-    def run(self) -> list[Score]:
-        """Every choice with what was measured of it, within the time. Raises TaskError where the task fails, and
-        WorkerStartError where no worker starts."""
+    def run(self, show: Callable[[], object] = lambda: None) -> list[Score]:
+        """Every choice with what was measured of it, within the time; `show` is called whenever there is more.
+
+        Raises TaskError where the task fails, and WorkerStartError where no worker starts.
+        """
+        self._show = show
         self.began = time.monotonic()
         self._ends = self.began + self._order.seconds
         pilot = self._pilot()
@@ -134,10 +137,11 @@ class Tuner:
             pid = crew.pids()[0]
             began, before = time.monotonic(), _used(pid)
             answers = self._first_calls(crew, size, min(self._ends, began + PILOT_PART * order.seconds))
-            failures = [error for error in map(failure_of, answers) if error is not None]
-            lost = [error for error in failures if isinstance(error, WorkerLost)]
+            failures = [(call, error) for call, error in enumerate(map(failure_of, answers)) if error is not None]
+            lost = [(call, error) for call, error in failures if isinstance(error, WorkerLost)]
             if lost or len(failures) == len(answers):
-                raise self._fails((lost or failures)[0])
+                call, error = (lost or failures)[0]
+                raise self._fails(error, order.rows[call * size % len(order.rows)])
             # Calls that are over before the system's clock has ticked a few times say nothing.
             long_enough = sum(answer.seconds for answer in answers) > PILOT_SECONDS / 2
             busy = (_used(pid) - before) / (time.monotonic() - began) if long_enough else 1.0
@@ -163,8 +167,8 @@ class Tuner:
                 break
         return found
 
-    def _fails(self, error: BaseException) -> TaskError:
-        key = ",".join(map(str, self._order.rows[0][: self._order.key_size]))
+    def _fails(self, error: BaseException, row: Row) -> TaskError:
+        key = ",".join(map(str, row[: self._order.key_size]))
         return TaskError(
             f"the task fails on the first rows of the sample: {describe(error).reason}; `pooltable try` on row {key}"
             " shows where"
@@ -190,7 +194,7 @@ class Tuner:
                 if self._left < SHORTEST:
                     raise _Late
                 self.doing = choice
-                self._show(self)
+                self._show()
                 score = self.scores[choice]
                 try:
                     self._wait_for(crew, choice.processes, self._ends)  # also for those that the last one has cost
@@ -200,7 +204,7 @@ class Tuner:
                 order = ranked(self.scores.values())
                 best = order[0].rate if order else 0.0
                 try_out(crew, self._send, score, min(seconds, self._left), self._ends, best)
-                self._show(self)
+                self._show()
 
     # ---- workers
 
@@ -210,12 +214,14 @@ class Tuner:
         task, initializer = tasks.portable(order.task), order.initializer and tasks.portable(order.initializer)
         spec = Spec(task, order.fields, order.key_size, initializer, batch=choice.batch)
         workers = replace(order.workers, threads=choice.threads, idle_timeout=None)
-        folder = tempfile.mkdtemp(prefix="pooltable-tune-")
-        crew = TrialCrew(spec, choice.processes, workers, folder)
+        folder = own_folder()
         try:
-            yield crew
+            crew = TrialCrew(spec, choice.processes, workers, folder)
+            try:
+                yield crew
+            finally:
+                crew.end(lambda: False, in_a_hurry=lambda: True)
         finally:
-            crew.end(lambda: False, in_a_hurry=lambda: True)
             shutil.rmtree(folder, ignore_errors=True)
 
     def _wait_for(self, crew: TrialCrew, workers: int, until: float) -> None:

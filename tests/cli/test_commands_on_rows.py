@@ -208,3 +208,57 @@ def test_the_test_folder_is_where_commands_run(texts: Any) -> None:
     add(texts, "a")
     assert texts.run("run", "--command", "pwd", "--write", "words", "-q").returncode == 0
     assert Path(rows(texts)[0][1]) == Path(os.path.realpath(texts.path))
+
+
+def test_try_runs_the_command_on_rows_and_writes_nothing(texts: Any) -> None:
+    add(texts, "fine", "-n", "bad")
+    (texts.path / "pooltable.toml").write_text('db = "work.db"\ntable = "text"\nwrite = ["words"]\n')
+    command = "test {content} != bad && echo ran {content}"
+    done = texts.run("try", "--command", command, "--shell", "1", "2", "3")
+    assert done.returncode == 1
+    assert "row 1 returned" in done.stdout
+    assert ": ran fine" in done.stdout
+    assert "row 2 would be FAILED: '-n' in the place of {content}" in done.stdout
+    assert f"row 3 would be FAILED: exit status 1: {command}" in done.stdout
+    assert done.stderr == ""
+    assert rows(texts) == [("PENDING", None)] * 3
+    assert texts.sql("SELECT count(*) FROM sqlite_master WHERE name LIKE 'pooltable%'") == [(0,)]
+
+
+def test_try_takes_the_command_of_the_settings_unless_a_function_is_named(texts: Any) -> None:
+    add(texts, "fine")
+    (texts.path / "app.py").write_text("def mission(row):\n    return 'from a function'\n")
+    with (texts.path / "pooltable.toml").open("a") as settings:
+        settings.write('command = "echo from a command"\nwrite = ["words"]\n')
+    assert "from a command" in texts.run("try", "1").stdout
+    assert "from a function" in texts.run("try", "app:mission", "1").stdout
+    assert "keys" in texts.run("try", "app:mission").line
+    assert "leave out --batch" in texts.run("try", "1", "--batch", "2").line
+
+
+@pytest.mark.parametrize("options", [["run", "-p", "0"], ["try", "1"]], ids=["run", "try"])
+def test_a_command_in_this_process_ends_with_ctrl_c(texts: Any, options: list[str]) -> None:
+    add(texts, "a")
+    script = texts.path / "wait.py"
+    script.write_text("import os, time\nprint(os.getpid(), file=open('pid', 'w'), flush=True)\ntime.sleep(60)\n")
+    process = texts.start(*options, "--command", "python3 wait.py")
+    until = time.monotonic() + 20
+    while not (texts.path / "pid").exists() or not (texts.path / "pid").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    while process.poll() is None:
+        assert time.monotonic() < until
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    process.communicate(timeout=10)
+    assert process.returncode == (3 if "run" in options else 130)
+    assert not psutil.pid_exists(int((texts.path / "pid").read_text()))
+    assert rows(texts, "status") == [("PENDING",)]
+
+
+def test_a_command_inherits_nothing_that_is_open_in_its_worker(texts: Any) -> None:
+    add(texts, "a")
+    (texts.path / "show.py").write_text("import os\nprint(*sorted(map(int, os.listdir('/dev/fd'))))\n")
+    done = texts.run("run", "--command", "python3 show.py", "--write", "words", "-q")
+    assert done.returncode == 0, done.stderr
+    assert rows(texts) == [("DONE", "0 1 2 3")]  # the last one is what it lists them with

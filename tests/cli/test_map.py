@@ -198,6 +198,20 @@ def test_ctrl_c_lets_what_runs_end_and_leaves_the_rest(folder: Any) -> None:
     assert folder.run("map", "-k", "-j", "1", "sh", "-c", script, "sh", ":::", "a", "b", "c").stdout == "b\nc\n"
 
 
+def test_two_calls_share_the_work_and_only_the_last_says_that_all_is_done(folder: Any) -> None:
+    script = "touch began.$1; while [ $1 = a ] && [ ! -e go ]; do sleep 0.02; done; echo $1"
+    command = ("map", "-j", "1", "sh", "-c", script, "sh", ":::", "a", "b")
+    first = folder.start(*command)
+    until(lambda: (folder.path / "began.a").exists())
+    second = folder.run(*command, "c")
+    assert second.returncode == 3
+    assert "with other runners" in second.stderr
+    (folder.path / "go").touch()
+    printed, told = first.communicate(timeout=30)
+    assert first.returncode == 0, told
+    assert sorted((printed + second.stdout).split()) == ["a", "b", "c"]
+
+
 def test_nobody_who_reads_on_ends_the_run(folder: Any) -> None:
     ours = Path(sys.executable)
     line = f"seq 100000 | {ours} -m pooltable map -j 2 echo | head -1; echo ${{PIPESTATUS[1]}}"
@@ -217,8 +231,11 @@ def test_nobody_who_reads_on_ends_the_run(folder: Any) -> None:
         (["--dir", "none/*", "ls"], ["no folder matches"]),
         (["--db", "app.py", "echo", ":::", "a"], ["app.py", "not a database"]),
         (["--hosts", "none", "uptime"], ["none"]),
+        (["echo", "::::", "urls.txt"], ["::::", "< FILE"]),
+        (["echo", ":::", "a", ":::+", "b"], [":::+"]),
+        (["--joblog", "/dev/full", "echo", ":::", "a"], ["--joblog", "No space left"]),
     ],
-    ids=["no program", "no command", "halt", "no folder", "no database", "no hosts"],
+    ids=["no program", "no command", "halt", "no folder", "no database", "no hosts", "::::", ":::+", "full job log"],
 )
 def test_what_cannot_work_is_one_line_and_runs_nothing(folder: Any, options: list[str], words: list[str]) -> None:
     done = folder.run("map", *options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +16,20 @@ import os, time
 def predict(rows):
     time.sleep(0.02)                       # a call costs the same, however many rows it has
     return [row.name.upper() for row in rows]
+
+def mark():
+    with open("started", "a") as file:
+        print(os.getpid(), file=file)
+
+def one(row):
+    return row.name.upper()
+
+def one_by_name(row):
+    return row["name"].upper()
+
+def unpacks(row):
+    id, name = row
+    return name
 
 def waits(row):
     time.sleep(0.02)
@@ -29,8 +45,9 @@ def too_large(rows):
         os.kill(os.getpid(), 9)            # as the kernel does when memory is short
     return predict(rows)
 
-def deadly(rows):
-    os.kill(os.getpid(), 9)
+def deadly(row):
+    if row.id == 3:
+        os.kill(os.getpid(), 9)
 """
 
 
@@ -81,9 +98,37 @@ def test_a_task_that_fails_on_its_rows_is_told_with_the_way_to_look_at_one(rows:
     assert done.returncode == 2
     assert "RuntimeError: no model here" in done.line
     assert "`pooltable try` on row 1" in done.line
-    killed = rows.run("tune", "models:deadly", "--batch", "8", "--seconds", "5")
+    killed = rows.run("tune", "models:deadly", "--seconds", "5")
     assert killed.returncode == 2
     assert "SIGKILL" in killed.line
+    assert "`pooltable try` on row 3" in killed.line
+
+
+@pytest.mark.parametrize("choices", [0, 1])
+def test_ctrl_c_ends_it_with_what_was_measured(rows: Any, choices: int) -> None:
+    flags = ("--threads", "1", "--seconds", "20" if choices else "4000", "--initializer", "models:mark")
+    tuning = rows.start("tune", "models:waits", *flags)
+    started = rows.path / "started"
+    # Those for the first calls and for the first choice, and one of the next: the first is measured by then.
+    until = time.monotonic() + 40
+    while not started.exists() or started.read_text().count("\n") < (1 + 2 + 1 if choices else 1):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    tuning.send_signal(signal.SIGINT)
+    out, err = tuning.communicate(timeout=20)
+    assert tuning.returncode == 130
+    assert err == "pooltable: interrupted\n"
+    assert ("pooltable run models:waits --initializer models:mark --processes" in out) == bool(choices)
+
+
+def test_a_function_for_one_row_is_told_so_when_it_gets_lists(rows: Any) -> None:
+    for task in ("one", "one_by_name", "unpacks"):
+        done = rows.run("tune", f"models:{task}", "--batch", "8", "--seconds", "5")
+        assert done.returncode == 2
+        assert f"models:{task} seems to be written for one row" in done.line
+    done = rows.run("try", "models:one", "1", "2", "--batch", "2")
+    assert done.returncode == 1
+    assert "row 2 would be FAILED: models:one seems to be written for one row" in done.stdout
 
 
 def test_too_few_rows_are_told(rows: Any) -> None:

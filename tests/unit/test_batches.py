@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from pooltable import batches, tasks
-from pooltable.errors import CannotStore, RemoteError
+from pooltable.errors import CannotStore, RemoteError, TaskError
 from pooltable.outcomes import Raised, Returned
 
 
@@ -101,3 +101,36 @@ def test_an_error_travels_with_its_traceback():
     arrived = pickle.loads(pickle.dumps(batches.End(outcome, 0.0))).outcome.error
     assert isinstance(arrived, KeyError)
     assert "in fails" in str(arrived.__cause__)
+
+
+def unpacks(row):
+    _key, content = row
+    return content
+
+
+@pytest.mark.parametrize(
+    "task", [lambda row: row.content, lambda row: row["content"], unpacks], ids=["attribute", "item", "unpacked"]
+)
+def test_a_function_for_one_row_fails_with_the_remedy(task):
+    for outcome in run(task, *"abc"):
+        assert isinstance(outcome.error, TaskError)
+        assert "leave out --batch" in str(pickle.loads(pickle.dumps(outcome.error)))
+
+
+def three_columns(rows):
+    return [content for key, content, more in rows]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        three_columns,
+        lambda rows: [row.text for row in rows],
+        lambda rows: list(rows)["a"],
+        lambda rows: int("x"),
+    ],
+    ids=["unpacked rows", "no such column", "another list", "another error"],
+)
+def test_any_other_error_stays_as_it_is(task):
+    (outcome,) = run(task, "a")
+    assert isinstance(outcome.error, (AttributeError, TypeError, ValueError))

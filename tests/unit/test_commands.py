@@ -21,6 +21,7 @@ def fill(found: Template, allow_dashes: bool = False, **values: Any) -> list[str
 def test_a_command_is_split_once_and_then_filled() -> None:
     found = parse("ffmpeg -i {content} 'two words' {id}.mp3 --x={id}{{{content}}}")
     assert found.slots == ("content", "id")
+    assert fill(parse("x {a} \\\n  y\nz"), a=1) == ["x", "1", "y", "z"]
     assert fill(found, content="a b'c", id=7) == ["ffmpeg", "-i", "a b'c", "two words", "7.mp3", "--x=7{a b'c}"]
 
 
@@ -44,6 +45,7 @@ def test_a_value_that_no_argument_can_hold_fails(value: Any) -> None:
         ("rm {x}", True),
         ("rm {x}.mp3", True),
         ("rm {e}{x}", True),
+        ("rm \\\n{x}", True),
         ("rm -- {x}", False),
         ("rm ./{x}", False),
         ("rm --file={x}", False),
@@ -61,8 +63,9 @@ def test_a_value_becomes_an_option_only_where_that_is_allowed(read: Any, text: s
 
 
 def test_two_dashes_protect_only_the_command_that_they_stand_in() -> None:
-    with pytest.raises(Fail):
-        fill(parse_shell("rm -- {x}; rm {x}"), x="-rf")
+    for text in ("rm -- {x}; rm {x}", "grep ' -- ' {x}", "grep ' -- ;' {x}"):
+        with pytest.raises(Fail):
+            fill(parse_shell(text), x="-rf")
 
 
 HOSTILE = ["a b", "'", '"', "$(touch pwned)", "`touch pwned`", "\\", "\n", "; touch pwned", "*", "~", "!!", "#", "&&"]
@@ -77,6 +80,8 @@ HOSTILE = ["a b", "'", '"', "$(touch pwned)", "`touch pwned`", "\\", "\n", "; to
         "(printf '<%s>' {x})",
         "{{ printf '<%s>' {x}; }}",
         "y={x}; printf '<%s>' \"$y\"",
+        "[ {x} = y[ ] || printf '<%s>' ${{NO_SUCH_VARIABLE:-{x}}}",
+        "echo '[[ a[ <<' >&2; printf '<%s>' {x}",
     ],
 )
 def test_a_shell_gets_every_value_as_one_word(text: str, tmp_path: Any) -> None:
@@ -97,7 +102,12 @@ def test_a_shell_gets_every_value_as_one_word(text: str, tmp_path: Any) -> None:
         ("echo \\{x}", "without quotes"),
         ("true # {x}", "without quotes"),
         ("echo ${x}", r"\$\{\{x\}\}"),
+        ('echo "$(echo "b {x}")"', "without quotes"),
         ("echo $(( {x} + 1 ))", "arithmetic"),
+        ("[[ {x} -gt 3 ]] && true", "arithmetic"),
+        ("echo ${{HOME:{x}}}", "arithmetic"),
+        ("a[{x}]=1", "arithmetic"),
+        ("cat <<END\n{x}\nEND", "printf"),
         (" {x}", "program"),
         ("", "empty"),
     ],

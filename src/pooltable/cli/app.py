@@ -9,6 +9,7 @@ import typer
 
 from pooltable import __version__
 from pooltable.cli import add, change, demo, doctor, init, look, map as mapped, prune, run, settings, tune
+from pooltable.cli.ending import INTERRUPTED
 
 HELP = """\
 Runs a Python function over the rows of a database table with a pool of worker processes.
@@ -86,4 +87,6 @@ def invoke(arguments: list[str] | None = None) -> int:
     code = group.main(
         args=sys.argv[1:] if arguments is None else arguments, prog_name="pooltable", standalone_mode=False
     )
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt  # of which Typer has made this exit code, without a word
     return code if isinstance(code, int) else 0

@@ -124,7 +124,7 @@ def map_(
     is left alone without --retry-failed. Ctrl-C lets what runs come to its end; the rest is left for the next time.
 
     \b
-    Exit codes: 0 all is done; 1 some failed; 2 usage; 3 stopped with work left; 6 halted by --halt.
+    Exit codes: 0 all is done; 1 some failed; 2 usage; 3 work is left, or runs in another call; 6 halted by --halt.
     """
     from pooltable import arguments
     from pooltable.cli import map_input
@@ -296,6 +296,8 @@ class _Work:
         if halted and self._halt is not None:
             # What --halt was waiting for is no failure, unless it was failures.
             code = 6 if self._halt.what == "fail" else 1 if summary.failed else 0
+        elif code == 0 and self._rows.look(self._taken.run).left:
+            code = 3  # another call of the same command runs them
         if code == 0 and self._taken.failed:
             code = 1
         if not self._quiet and (terminal or code):

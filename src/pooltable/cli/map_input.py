@@ -16,6 +16,7 @@ from pooltable.commands import find
 from pooltable.errors import UsageError
 
 SEPARATOR = ":::"
+_FOREIGN_SEPARATORS = ("::::", ":::+", "::::+")
 
 
 def split(command: list[str], shell: bool) -> tuple[list[str], list[list[str]]]:
@@ -24,6 +25,11 @@ def split(command: list[str], shell: bool) -> tuple[list[str], list[list[str]]]:
     for word in command:
         if word == SEPARATOR:
             parts.append([])
+        elif word in _FOREIGN_SEPARATORS:
+            raise UsageError(
+                f"{word} is GNU parallel's, and not known here: arguments come after {SEPARATOR}, or from a file as the"
+                " lines of stdin, < FILE"
+            )
         else:
             parts[-1].append(word)
     words, lists = parts[0], parts[1:]

@@ -58,16 +58,23 @@ class JobLog:
         except OSError as error:
             raise SettingError(f"--joblog: cannot write to {name!r}: {error.strerror}") from None
         if self._file.tell() == 0:
-            self._file.write(HEAD)
+            self._write(HEAD)
 
     def write(self, given: Given, ran: Ran, size: int, code: int, number: int, command: str) -> None:
         line = (
             f"{given.seq}\t{given.host or HERE}\t{ran.started:.3f}\t{ran.seconds:10.3f}\t0\t{size}\t{code}\t{number}\t"
         )
-        self._file.write(line + command.replace("\n", "\\n") + "\n")
+        self._write(line + command.replace("\n", "\\n") + "\n")
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # told when it was written
+            self._file.close()
+
+    def _write(self, text: str) -> None:
+        try:
+            self._file.write(text)
+        except OSError as error:
+            raise SettingError(f"--joblog: cannot write to {self._file.name!r}: {error.strerror}") from None
 
 
 class Results:
@@ -136,11 +143,9 @@ class Results:
 
     def _ended(self, row: Any, ran: Ran, code: int, number: int) -> None:
         given = _given(row)
-        if self._job_log is not None:
-            size = 0
-            with suppress(OSError):
-                size = os.stat(output_of(self._outputs, row.id)).st_size
-            self._job_log.write(given, ran, size, code, number, self._command(given))
+        size = 0
+        with suppress(OSError):
+            size = os.stat(output_of(self._outputs, row.id)).st_size
         if self._keeps_order:
             heapq.heappush(self._held, (given.seq, row.id, given))
             while self._held and self._order and self._held[0][0] <= self._order[-1]:
@@ -153,6 +158,9 @@ class Results:
             self.halted = self._halt.reached(self._succeeded, self._failed, self._total)
             if self.halted:
                 self._stop(self._halt.now)
+        if self._job_log is not None:
+            # Last, because it may raise, when the disk is full.
+            self._job_log.write(given, ran, size, code, number, self._command(given))
 
     def _print(self, id: int, given: Given) -> None:
         path = output_of(self._outputs, id)

@@ -254,9 +254,9 @@ def _try(spec: Spec, rows: Batch, keys: list[str], table: TaskTable, named: bool
     outcomes: Sequence[Outcome]
     try:
         outcomes = [Returned(tasks.run_here(spec, *rows[0]))] if spec.batch == 1 else batches.call(spec, rows)
-    except (Later, Fail, CommandFailed, TaskError) as error:
+    except (Later, Fail, CommandFailed, TaskError) as told:
         # These say all there is to say; where they were raised would not help.
-        outcomes = [Raised(error)] * len(rows)
+        outcomes = [Raised(told)] * len(rows)
     seconds = time.perf_counter() - started
     code = 0
     for key, outcome in zip(keys, outcomes, strict=True):

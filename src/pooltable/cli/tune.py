@@ -46,6 +46,7 @@ def tune(
 
     The function is run again and again on a sample of real rows, those that wait or else those that are done. Nothing
     is written to the table, but what the function itself does elsewhere, it does. The database's part is not measured.
+    Ctrl-C ends it with what was measured until then.
 
     \b
     Examples:
@@ -58,15 +59,23 @@ def tune(
     from pooltable.tuning import verdict
 
     order = _order(task, settings, seconds, processes, batch, initializer)
-    began = time.monotonic()
-    scores = _watched(order) if _is_terminal() and not as_json else Tuner(order).run()
+    tuner = Tuner(order)
+    interrupted: KeyboardInterrupt | None = None
+    try:
+        _watch(tuner) if _is_terminal() and not as_json else tuner.run()
+    except KeyboardInterrupt as error:
+        interrupted = error
+    scores = list(tuner.scores.values())
     found = verdict(scores, order.now)
+    flags = task if initializer is None else f"{task} --initializer {initializer}"
+    if found is not None and as_json:
+        say_json(_plain(order, scores, found, flags, time.monotonic() - tuner.began))
+    elif found is not None:
+        _say(order, scores, found, flags, interrupted is not None)
+    if interrupted is not None:
+        raise interrupted
     if found is None:
         raise UsageError(f"no choice could be measured within {seconds:g} s: {_why(scores)}")
-    if as_json:
-        say_json(_plain(order, scores, found, task, time.monotonic() - began))
-    else:
-        _say(order, scores, found, task)
     return 0
 
 
@@ -93,7 +102,7 @@ def _order(
     workers = Workers(**{name: settings[name] for name in names})
     table = open_table(settings)
     largest = max(2, batch or 4 * size) if takes_lists else 1
-    rows = table.sample(max(SAMPLE, largest))
+    rows = table.sample(max(SAMPLE, largest, size))
     if len(rows) < FEWEST_ROWS:
         raise UsageError(
             f"table {table.name!r} has {len(rows)} rows to measure with, waiting or done; tune needs {FEWEST_ROWS}"
@@ -107,7 +116,7 @@ def _order(
         fields=table.fields,
         key_size=len(table.key),
         rows=rows,
-        now=Choice(count, threads or max(1, cores // count), min(size, largest)),
+        now=Choice(count, threads or max(1, cores // count), min(size, len(rows))),
         largest=largest,
         cores=cores,
         seconds=seconds,
@@ -127,25 +136,13 @@ def _is_terminal() -> bool:
     return is_terminal(sys.stderr)
 
 
-def _watched(order: Order) -> list[Score]:
-    """The same with a table on the terminal that grows meanwhile."""
+def _watch(tuner: Tuner) -> None:
+    """Runs it with a table on the terminal that grows meanwhile."""
     from rich.console import Console
     from rich.live import Live
 
-    from pooltable.tuner import Tuner
-
-    shown: list[Tuner] = []
-    with Live(
-        get_renderable=lambda: _picture(shown[0]) if shown else "", console=Console(stderr=True), transient=True
-    ) as live:
-
-        def show(tuner: Tuner) -> None:
-            shown[:] = [tuner]
-            live.refresh()
-
-        tuner = Tuner(order, show)
-        shown.append(tuner)
-        return tuner.run()
+    with Live(get_renderable=lambda: _picture(tuner), console=Console(stderr=True), transient=True) as live:
+        tuner.run(live.refresh)
 
 
 def _picture(tuner: Tuner) -> Any:
@@ -177,12 +174,12 @@ def _cells(score: Score) -> tuple[str, ...]:
     return (str(choice.processes), str(choice.threads), str(choice.batch), rate, spread, "")
 
 
-def _say(order: Order, scores: list[Score], found: Verdict, task: str) -> None:
+def _say(order: Order, scores: list[Score], found: Verdict, task: str, interrupted: bool) -> None:
     def note(score: Score) -> str:
         notes = ["best"] if score is found.best and not found.keeps else []
         notes += ["as it is set now"] if score.choice == order.now else []
         notes += [score.failure or "cut early"] if score.failure or score.cut else []
-        return ", ".join(notes or ([] if score.rates else ["not measured: the time was over"]))
+        return ", ".join(notes or ([] if score.rates else ["not measured"]))
 
     lines = sorted(scores, key=lambda score: (-score.rate, score.choice))
     for line in table_lines(_HEADS, [(*_cells(one)[:-1], note(one)) for one in lines], frozenset(range(5))):
@@ -200,7 +197,8 @@ def _say(order: Order, scores: list[Score], found: Verdict, task: str) -> None:
         )
     say(f"pooltable run {task} {best.choice.flags}")
     if missing := sum(not (score.rates or score.failure) for score in scores):
-        say(f"not everything was measured ({missing} left): give --seconds a larger number than {order.seconds:g}")
+        remedy = "" if interrupted else f": give --seconds a larger number than {order.seconds:g}"
+        say(f"not everything was measured ({missing} left){remedy}")
 
 
 def _why(scores: list[Score]) -> str:
