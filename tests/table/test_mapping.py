@@ -419,6 +419,10 @@ def test_a_job_that_is_known_with_another_mapping_is_refused(place):
     for options in ({"words": Words(doing="WORKING")}, {"status": "content"}):
         with pytest.raises(MappingError, match="the job 'video' is known here with"):
             place.table("video", **options).prepare()
+    looked_before = place.table("video", words=Words(doing="WORKING"))
+    assert looked_before.counts().pending == 1
+    with pytest.raises(MappingError, match="the job 'video' is known here with"):
+        looked_before.prepare()
     place.table("video", job="other", words=Words(doing="WORKING")).prepare()
 
 

@@ -72,6 +72,7 @@ class TaskTable:
         self._statements: Statements | None = None
         self._reader: Reader | None = None
         self._entries = False  # whether the side tables are known to be there
+        self._entered = False  # whether the job is known there with this mapping
 
     def __repr__(self) -> str:
         return (
@@ -89,10 +90,11 @@ class TaskTable:
         with self._lock:
             if self._mapping is None:
                 self._map()
-            if not self._entries:
+            if not (self._entered if create else self._entries):
                 session = self._database.session()
                 try:
                     self._entries = self._make(session) if create else self._there(session)
+                    self._entered = create
                 finally:
                     session.close()
 
