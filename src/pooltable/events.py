@@ -78,12 +78,14 @@ class Progressed(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerDoing:
-    """What one worker is at: `key` None is idle."""
+    """What one worker is at: `key` None is idle. `done` and `total` are what its task told of its progress."""
 
     worker: int
     pid: int
     key: Key | None
     seconds: float
+    done: float | None = None
+    total: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

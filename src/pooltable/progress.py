@@ -124,7 +124,10 @@ class Picture:
     def _doing_text(self, doing: WorkerDoing, now: float) -> str:
         if doing.key is None:
             return "idle"
-        return f"row {_short(key_text(doing.key), 40)}  {seconds_text(doing.seconds + now - self.heard_at)}"
+        text = f"row {_short(key_text(doing.key), 40)}  {seconds_text(doing.seconds + now - self.heard_at)}"
+        if doing.done is None:
+            return text
+        return f"{text}  {doing.done:g}" if doing.total is None else f"{text}  {doing.done:g} of {doing.total:g}"
 
     def failure_lines(self) -> list[str]:
         newest = reversed(list(self.failures.items())[-MOST_FAILURES:])

@@ -103,6 +103,11 @@ class Current:
         options.inter_op_num_threads = 1
         return options
 
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far this row is, `done` of `total` or of nobody knows how much; shown beside its worker, and in
+        `Progressed.workers`. It costs about a microsecond, and does nothing where nobody looks."""
+        capture.progress(float(done), float(total or 0))
+
     def recycle(self) -> None:
         """Have this worker replaced by a new one after this row."""
         recycle()

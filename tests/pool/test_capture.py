@@ -21,7 +21,7 @@ from pooltable.pool.capture import Reader
 PRELUDE = """
 import logging, os, subprocess, sys, time
 from pooltable.pool import capture
-from pooltable.pool.capture import begin, end
+from pooltable.pool.capture import begin, end, progress
 capture.install(sys.argv[1], 3)
 def wait_for_a_line(): return sys.stdin.readline()
 """
@@ -290,6 +290,19 @@ def test_now_says_what_each_worker_is_at_and_for_how_long(start: Start, reader: 
     wait_until(lambda: reader.now()[0].seconds > busy.seconds)
     worker.go()
     wait_until(lambda: reader.now()[0].key is None)
+
+
+def test_now_says_how_far_a_row_is_if_its_task_tells(start: Start, reader: Reader) -> None:
+    worker = start(
+        "begin((1,), 1); progress(3, 10); wait_for_a_line(); progress(7, 0); wait_for_a_line();"
+        " begin((2,), 1); wait_for_a_line()"
+    )
+    wait_until(lambda: [(doing.done, doing.total) for doing in reader.now()] == [(3, 10)])
+    worker.go()
+    wait_until(lambda: [(doing.done, doing.total) for doing in reader.now()] == [(7, None)])
+    worker.go()
+    # The next row has told nothing yet.
+    wait_until(lambda: [(doing.key, doing.done) for doing in reader.now()] == [((2,), None)])
 
 
 def test_a_line_without_an_end_is_waited_for_but_not_for_ever(start: Start, reader: Reader) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from pooltable.events import (
@@ -43,6 +45,14 @@ def test_a_service_has_no_end_to_count_to() -> None:
     picture = Picture(forever=True)
     picture.hear(AT, 0.0)
     assert picture.plain() == "30 done, 4 running, 60 waiting, 6 failed, 2 tried again, 1.8 rows/s"
+
+
+def test_what_a_task_tells_of_its_progress_stands_beside_its_worker() -> None:
+    picture = Picture()
+    doing = (WorkerDoing(0, 100, (7,), 2.0, 3.0, 10.0), WorkerDoing(1, 101, (8,), 2.0, 0.5, None))
+    picture.hear(dataclasses.replace(AT, workers=doing), 0.0)
+    lines = picture.worker_lines(0.0, 8)
+    assert [line.split("  ")[-1] for line in lines] == ["3 of 10", "0.5"]
 
 
 def test_the_state_is_told_until_something_else_happens() -> None:

@@ -45,6 +45,9 @@ SLOT = struct.Struct("=QQQQqdQ")
 ROOM = SLOT_SIZE - SLOT.size
 # Words of the header. A generation is odd while the reader empties that file; its base is what was cut off before.
 OUT_GENERATION, OUT_BASE, LOG_GENERATION, LOG_BASE, SERIAL = range(5)
+# Behind them in the header: how far the row is that started then.
+PROGRESS = struct.Struct("=ddd")  # started, done, total (0: not known)
+PROGRESS_AT = 8 * 5
 NO_KEY = b""
 
 
@@ -229,6 +232,9 @@ class _Capture:
     def end(self) -> None:
         self._mark(NO_KEY, 0)
 
+    def progress(self, done: float, total: float) -> None:
+        PROGRESS.pack_into(self._memory, PROGRESS_AT, self._started, done, total)
+
     def _repair(self) -> None:
         """Undoes what the last row did to the streams, as far as nobody else owns what stands in their place now."""
         if self._stdout.closed or self._stderr.closed:
@@ -259,7 +265,8 @@ class _Capture:
         version = self._versions[slot] + 2
         self._versions[slot] = version
         memory = self._memory
-        SLOT.pack_into(memory, place, version - 1, self._serial, *at, attempt, time.monotonic(), len(key))
+        self._started = time.monotonic()
+        SLOT.pack_into(memory, place, version - 1, self._serial, *at, attempt, self._started, len(key))
         memory[place + SLOT.size : place + SLOT.size + len(key)] = key
         self._words[place // 8] = version
         self._words[SERIAL] = self._serial
@@ -313,6 +320,12 @@ def end() -> None:
     """That row is over."""
     if _capture is not None:
         _capture.end()
+
+
+def progress(done: float, total: float) -> None:
+    """So much of the row is done, of so much in all; 0 where that is not known."""
+    if _capture is not None:
+        _capture.progress(done, total)
 
 
 def _capture_records(capture: _Capture) -> None:

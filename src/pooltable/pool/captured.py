@@ -24,6 +24,8 @@ from pooltable.pool.capture import (
     LOG_GENERATION,
     MIB,
     OUT_GENERATION,
+    PROGRESS,
+    PROGRESS_AT,
     SERIAL,
     SIZE,
     SLOT,
@@ -165,7 +167,12 @@ class _Worker:
         self._refresh()
         mark = self._marks[-1] if self._marks else None
         seconds = max(0.0, time.monotonic() - mark.started) if mark and mark.started else 0.0
-        return WorkerDoing(self.index, self.pid, mark.key if mark else None, seconds)
+        if mark is None or mark.key is None:
+            return WorkerDoing(self.index, self.pid, None, seconds)
+        started, done, total = PROGRESS.unpack_from(self._memory, PROGRESS_AT)
+        if started != mark.started:
+            return WorkerDoing(self.index, self.pid, mark.key, seconds)
+        return WorkerDoing(self.index, self.pid, mark.key, seconds, done, total or None)
 
     # ---- what is new
 
