@@ -362,6 +362,17 @@ def test_many_idle_workers_killed_at_once_are_replaced(pool: MakePool) -> None:
     assert p.apply(double, (1,)) == 2
 
 
+def test_idle_workers_killed_again_and_again_are_replaced_as_often(pool: MakePool) -> None:
+    p = pool(1)
+    for number in range(10):
+        until(lambda: p._engine.ready == 1)
+        (worker,) = p._engine.workers()
+        os.kill(worker.pid, [signal.SIGKILL, signal.SIGTERM][number % 2])
+        until(lambda gone=worker.pid: gone not in {one.pid for one in p._engine.workers()})
+    assert p._engine.broken is None
+    assert p.apply(double, (1,)) == 2
+
+
 def test_terminating_without_mercy_gives_no_grace_to_a_call_that_is_being_ended(pool: MakePool, tmp_path: Path) -> None:
     p = pool(1)
     result = p.apply_async(helpers.ignore_sigterm_in_c, (str(tmp_path / "pid"),))

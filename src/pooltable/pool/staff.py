@@ -266,7 +266,9 @@ class Staff:
         self.lost += why == "lost"
         self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, detail_of(worker)))
         floor.tell(told, worker)
-        if death.useless and not worker.why and monotonic() - worker.born < _SHORT_LIFE:
+        # Who was ready and is killed from outside is no evidence that workers cannot be started.
+        killed = worker.greeted and worker.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+        if death.useless and not killed and not worker.why and monotonic() - worker.born < _SHORT_LIFE:
             self._start_failed(None, worker)
         with floor.lock:
             floor.dispatch()
