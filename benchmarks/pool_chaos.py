@@ -277,7 +277,9 @@ class Chaos:
 
     def _accidents(self, chance: random.Random, pool: Any, executor: Any) -> None:
         while not self._over.wait(chance.uniform(*PAUSE)):
-            workers = [state.pid for owner in (pool, executor) for state in owner._engine.workers() if state.pid]
+            # Not those that are starting: killed there three times in a row, they are given up, and should be.
+            states = [state for owner in (pool, executor) for state in owner._engine.workers()]
+            workers = [state.pid for state in states if state.pid and state.state != "starting"]
             if not workers:
                 continue
             pid = chance.choice(workers)
