@@ -55,6 +55,29 @@ def ours(url: str, rows: int, wait: bool = True) -> dict[str, float]:
     return {"working": finished[0] - claimed[0], "peak_mb": peak_megabytes()}
 
 
+def end_noted(row: Any) -> None:
+    time.sleep(row[0] % 40 / 1000)
+    _peers.note(f"{row[0]} {time.time():.6f}")
+
+
+def finishes(url: str, rows: int) -> dict[str, float]:
+    """Milliseconds from the end of a task to its end being committed, as a listener hears of it."""
+    from pooltable import Event, TaskTable, run
+    from pooltable.events import RowsFinished
+
+    heard: dict[int, float] = {}
+
+    def note(event: Event) -> None:
+        if isinstance(event, RowsFinished):
+            now = time.time()
+            heard.update((end.key[0], now) for end in event.rows)
+
+    run(end_noted, TaskTable(url, "video"), processes=2, listeners=(note,))
+    lines = [line.split() for line in Path(os.environ["BENCH_NOTES"]).read_text().splitlines()]
+    found = sorted(1e3 * (heard[int(key)] - float(at)) for key, at in lines)
+    return {"median": found[len(found) // 2], "99th": found[len(found) * 99 // 100], "longest": found[-1]}
+
+
 def serve(url: str) -> dict[str, float]:
     from pooltable import TaskTable, run
 

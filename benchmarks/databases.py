@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks import _peers, _report, _slow_disk
 from benchmarks._sites import PATIENCE, PEER_SCRIPT, Peer, Site, sites
-from benchmarks._tasks import by_hand, ours, serve, without_waiting
+from benchmarks._tasks import by_hand, finishes, ours, serve, without_waiting
 from pooltable import TaskTable
 from pooltable.table.states import Done, Finish
 
@@ -197,6 +197,7 @@ ROLES: dict[str, Callable[..., dict[str, float]]] = {
     "by hand": by_hand,
     "statements": statements,
     "claim": claim,
+    "finishes": finishes,
     "serve": serve,
 }
 
@@ -318,7 +319,7 @@ def backoff_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[li
 
 
 def latencies(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
-    got: dict[str, Any] = {"pickup": {}, "kill": {}}
+    got: dict[str, Any] = {"pickup": {}, "kill": {}, "finishes": {}}
     for site in found.values():
         notes = site.folder / "notes"
         site.fill(0, "noop")
@@ -329,6 +330,9 @@ def latencies(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_
                 asked.pickups,
             )
         got["kill"][site.name] = after_a_kill(site, notes, asked.kills)
+        notes.unlink(missing_ok=True)
+        site.fill(40 * asked.pickups, "noop")
+        got["finishes"][site.name] = measured("finishes", site, rows=40 * asked.pickups)
     lines = [[name, statistics.median(all_), all_[0], all_[-1]] for name, all_ in got["pickup"].items()]
     first = _report.Table(
         "From an INSERT by somebody else to the start of the task, with an idle runner",
@@ -345,7 +349,13 @@ def latencies(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_
         ],
         f"{asked.kills} times each; another runner was waiting when the runner was killed. Default settings.",
     )
-    return [first, second], got
+    third = _report.Table(
+        "From the end of a task to the commit of its end",
+        ["", "median ms", "99th of 100", "longest"],
+        [[name, one["median"], one["99th"], one["longest"]] for name, one in got["finishes"].items()],
+        f"{40 * asked.pickups} rows of 0 to 39 ms, as a listener of the run hears of it.",
+    )
+    return [first, second, third], got
 
 
 def memory_table(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:

@@ -79,6 +79,7 @@ _TELL = {"torch": "set_num_threads", "cv2": "setNumThreads", "threadpoolctl": "t
 
 def import_libraries() -> None:
     for library in _TELL:
+        sys.modules.pop(library, None)  # with fork, what other tests have imported is there already
         __import__(library)
 
 
