@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 import socket
 import stat
 import tempfile
@@ -20,6 +21,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell's background jobs ignore Ctrl-C, and every program that a test starts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MARK = "TESTS_OF_POOLTABLE"  # every process that this session starts inherits it, also when its parent is long gone
 GRACE = 10.0
