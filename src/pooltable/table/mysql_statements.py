@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pooltable.events import Key
 from pooltable.table.database import Connection
 from pooltable.table.requeue import in_order
-from pooltable.table.statements import Opening, Picked, Statements, Write
+from pooltable.table.statements import Picked, Statements, Write
 from pooltable.table.states import ROUND_OVER, Claim, Status
 
 Item = TypeVar("Item")
@@ -99,17 +99,6 @@ class MySQLStatements(Statements):
             f" VALUES ({marks}) ON DUPLICATE KEY UPDATE {', '.join(f'{name} = VALUES({name})' for name in changed)}"
         )
         self.sql_due_at = f"SELECT {d.later('%s')}"
-
-    def opening(self, c: Connection, runner: str) -> Opening:
-        return self._opening(c, c.first(self.sql_opening, (self.job, runner)))
-
-    def opening_unlocked(self, c: Connection, runner: str) -> Opening | None:
-        row = c.first(f"{self.sql_opening} SKIP LOCKED", (self.job, runner))
-        return None if row is None and self.knows(c, runner) else self._opening(c, row)
-
-    def _opening(self, c: Connection, row: tuple[Any, ...] | None) -> Opening:
-        now, paused, due, left = row or (*c.all(self.sql_opening_without, (self.job,))[0], None)
-        return Opening(now, bool(paused), left, bool(due))
 
     def _locked(self, c: Connection, keys: Sequence[Key], status: Status, scope: str = "") -> set[Key]:
         """Those of the keys whose rows hold the word, and that nobody else has locked; locked for us."""

@@ -13,7 +13,7 @@ from typing import Any
 from pooltable.events import Key
 from pooltable.table.database import Connection, Refused
 from pooltable.table.mapping import Column
-from pooltable.table.statements import Opening, Picked, Statements, Write
+from pooltable.table.statements import Picked, Statements, Write
 from pooltable.table.states import ROUND_OVER, Claim, Status
 
 # What ends a round, as a list of SQL.
@@ -154,17 +154,6 @@ class PostgresStatements(Statements):
         )
         self._end_texts[plain, status, columns] = text
         return text
-
-    def opening(self, c: Connection, runner: str) -> Opening:
-        return self._opening(c, c.first(self.sql_opening, (self.job, runner)))
-
-    def opening_unlocked(self, c: Connection, runner: str) -> Opening | None:
-        row = c.first(f"{self.sql_opening} SKIP LOCKED", (self.job, runner))
-        return None if row is None and self.knows(c, runner) else self._opening(c, row)
-
-    def _opening(self, c: Connection, row: tuple[Any, ...] | None) -> Opening:
-        now, paused, due, left = row or (*c.all(self.sql_opening_without, (self.job,))[0], None)
-        return Opening(now, bool(paused), left, due)
 
     def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
         keys = c.all(self.sql_due.replace("\0", str(count)))

@@ -57,6 +57,9 @@ class Statements:
     """What the lease asks of the database, inside a transaction. Subclasses are the databases."""
 
     rows_of_values = ""  # what stands before a list of rows in brackets
+    # `now`, paused, due and left, with the runner's row locked; and without `left`, where it has no row.
+    sql_opening: str
+    sql_opening_without: str
 
     def __init__(self, mapping: Mapping, job: str, dialect: Dialect) -> None:
         self.mapping, self.job, self.dialect = mapping, job, dialect
@@ -186,11 +189,16 @@ class Statements:
 
     def opening(self, c: Connection, runner: str) -> Opening:
         """What a transaction of this runner learns, with a lock on the runner's row where there are such locks."""
-        raise NotImplementedError
+        return self._opening(c, c.first(self.sql_opening, (self.job, runner)))
 
     def opening_unlocked(self, c: Connection, runner: str) -> Opening | None:
         """As `opening`, for another runner's row; None where somebody else has it locked."""
-        return self.opening(c, runner)
+        row = c.first(f"{self.sql_opening} SKIP LOCKED", (self.job, runner))
+        return None if row is None and self.knows(c, runner) else self._opening(c, row)
+
+    def _opening(self, c: Connection, row: tuple[Any, ...] | None) -> Opening:
+        now, paused, due, left = row or (*c.all(self.sql_opening_without, (self.job,))[0], None)
+        return Opening(now, bool(paused), left, bool(due))
 
     def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
         """Rows whose back-off is over, those that waited longest first."""
