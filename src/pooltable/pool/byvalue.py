@@ -9,27 +9,12 @@ arrival; one that the user changed in the notebook since is.
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections import ChainMap
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar
 
 import cloudpickle
-
-
-def needed() -> bool:
-    """Whether the main module of this process is one that a worker cannot import."""
-    main = sys.modules.get("__main__")
-    if getattr(getattr(main, "__spec__", None), "name", None) is not None:
-        return False
-    file = getattr(main, "__file__", None)
-    return file is None or not os.path.exists(file)
-
-
-def concerns(pickled: bytes) -> bool:
-    """Whether something of the main module may be named in these bytes."""
-    return b"__main__" in pickled or b"__mp_main__" in pickled
 
 
 class _Globals(dict[str, Any]):
