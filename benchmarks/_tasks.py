@@ -37,22 +37,14 @@ def without_waiting(url: str, rows: int) -> dict[str, float]:
 
 def ours(url: str, rows: int, wait: bool = True) -> dict[str, float]:
     """Seconds from the first claim to the last finish, and the most memory that the runner took."""
-    from pooltable import Event, Pace, TaskTable, run
-    from pooltable.events import RowsClaimed, RowsFinished
+    from benchmarks._span import Span
+    from pooltable import Pace, TaskTable, run
 
-    claimed: list[float] = []
-    finished = [0.0]
-
-    def note(event: Event) -> None:
-        if isinstance(event, RowsClaimed) and not claimed:
-            claimed.append(time.perf_counter() - event.seconds)
-        elif isinstance(event, RowsFinished):
-            finished[0] = time.perf_counter()
-
-    summary = run(work, TaskTable(url, "video"), processes=2, pace=Pace(wait=wait), listeners=(note,))
+    span = Span()
+    summary = run(work, TaskTable(url, "video"), processes=2, pace=Pace(wait=wait), listeners=(span,))
     if summary.exit_code or summary.done != rows:
         raise SystemExit(f"the run ended with {summary}")
-    return {"working": finished[0] - claimed[0], "peak_mb": peak_megabytes()}
+    return {"working": span.seconds, "peak_mb": peak_megabytes()}
 
 
 def end_noted(row: Any) -> None:

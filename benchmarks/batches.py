@@ -36,18 +36,10 @@ def run_size(size: int, processes: int) -> dict[str, float]:
     """The rows of texts.db in the current folder, `size` at once; 1 is row by row."""
     import embeddings
 
-    from pooltable import Event, TaskTable, Workers, run
-    from pooltable.events import RowsClaimed, RowsFinished
+    from benchmarks._span import Span
+    from pooltable import TaskTable, Workers, run
 
-    claimed: list[float] = []
-    finished: list[float] = []
-
-    def note(event: Event) -> None:
-        if isinstance(event, RowsClaimed):
-            claimed.append(time.perf_counter() - event.seconds)
-        elif isinstance(event, RowsFinished):
-            finished.append(time.perf_counter())
-
+    span = Span()
     summary = run(
         one_row if size == 1 else embeddings.embed,
         TaskTable("sqlite:///texts.db", "text", write=("vector",)),
@@ -55,9 +47,9 @@ def run_size(size: int, processes: int) -> dict[str, float]:
         initializer=embeddings.load_model,
         batch=size,
         workers=Workers(threads=1),
-        listeners=(note,),
+        listeners=(span,),
     )
-    return {"rate": (summary.done + summary.failed) / (finished[-1] - claimed[0])}
+    return {"rate": (summary.done + summary.failed) / span.seconds}
 
 
 def run_alone(size: int) -> dict[str, float]:

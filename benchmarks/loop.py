@@ -72,23 +72,15 @@ def do_nothing(row: tuple[int, str]) -> None:
 
 
 def by_pooltable(path: Path, processes: int) -> dict[str, float]:
-    from pooltable import Event, TaskTable, run
-    from pooltable.events import RowsClaimed, RowsFinished
+    from benchmarks._span import Span
+    from pooltable import TaskTable, run
 
-    claimed: list[float] = []
-    finished: list[float] = []
-
-    def note(event: Event) -> None:
-        if isinstance(event, RowsClaimed):
-            claimed.append(time.perf_counter() - event.seconds)
-        elif isinstance(event, RowsFinished):
-            finished.append(time.perf_counter())
-
+    span = Span()
     started = time.perf_counter()
-    summary = run(do_nothing, TaskTable(f"sqlite:///{path}", "video"), processes=processes, listeners=(note,))
+    summary = run(do_nothing, TaskTable(f"sqlite:///{path}", "video"), processes=processes, listeners=(span,))
     if summary.exit_code:
         raise SystemExit(f"the run ended with {summary}")
-    return {"working": finished[-1] - claimed[0], "whole": time.perf_counter() - started}
+    return {"working": span.seconds, "whole": time.perf_counter() - started}
 
 
 # ---- taking turns
