@@ -607,10 +607,10 @@ def test_a_worker_that_dies_in_the_middle_of_a_message_is_lost(pool: MakePool, m
     floor = p._engine._floor
     with floor.lock:  # the parent does not read, so that the worker is stuck half-way
         result = p.apply_async(big_then_die, (1 << 28,))
-        read = floor._read
-        monkeypatch.setattr(floor, "_read", lambda worker: False)
+        read = floor.hearing._read
+        monkeypatch.setattr(floor.hearing, "_read", lambda worker: False)
         time.sleep(0.5)
-        monkeypatch.setattr(floor, "_read", read)
+        monkeypatch.setattr(floor.hearing, "_read", read)
     with pytest.raises(WorkerLost):
         result.get(20)
     goes_on(p)

@@ -595,8 +595,8 @@ def test_a_result_that_is_interrupted_while_it_is_taken_is_not_waited_for_in_vai
 ) -> None:
     p = pool(1)
     p.apply(double, (1,))
-    floor = p._engine._floor
-    read = floor._read
+    hearing = p._engine._floor.hearing
+    read = hearing._read
 
     def interrupted(worker: Any) -> bool:
         if threading.current_thread() is threading.main_thread():
@@ -604,7 +604,7 @@ def test_a_result_that_is_interrupted_while_it_is_taken_is_not_waited_for_in_vai
             raise KeyboardInterrupt
         return read(worker)
 
-    monkeypatch.setattr(floor, "_read", interrupted)
+    monkeypatch.setattr(hearing, "_read", interrupted)
     result = p.apply_async(nap, (0.2, 1))
     with pytest.raises(KeyboardInterrupt):
         result.get(10)

@@ -190,7 +190,7 @@ class LocalEngine:
 
     def attend(self, call: int, timeout: float | None) -> None:
         """Wait for the answer to a call in this thread where that is quicker; maybe its sink was told afterwards."""
-        self._floor.attend(call, timeout)
+        self._floor.hearing.attend(call, timeout)
 
     def cancel_waiting(self) -> None:
         """Drop every call that was not sent to a worker."""

@@ -184,7 +184,7 @@ class Staff:
         """A process was started: from now on it is listened to."""
         self.started += 1
         worker.born = worker.seat.since = monotonic()
-        self._floor.listen_to(worker, self._bury)
+        self._floor.hearing.listen_to(worker, self._bury)
         self._tell(WorkerStarting(worker.index, worker.pid))
         if self._floor.terminating or self.broken is not None:
             with self._floor.lock:
@@ -240,7 +240,7 @@ class Staff:
     def _bury(self, worker: WorkerProcess, _: int) -> None:
         """A process has ended: answer for the call it ran, see to the other calls and to a new worker."""
         floor, seat = self._floor, worker.seat
-        told = floor.hear_the_last_of(worker)
+        told = floor.hearing.hear_the_last_of(worker)
         worker.kill_group()
         worker.reap(2.0)
         with floor.lock:
@@ -265,7 +265,7 @@ class Staff:
         why: Any = worker.why or ("start failed" if was_starting else "lost")
         self.lost += why == "lost"
         self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, detail_of(worker)))
-        floor.tell(told, worker)
+        floor.hearing.tell(told, worker)
         # Who was ready and is killed from outside is no evidence that workers cannot be started.
         killed = worker.greeted and worker.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
         if death.useless and not killed and not worker.why and monotonic() - worker.born < _SHORT_LIFE:

@@ -54,7 +54,7 @@ class Watch:
         worker.mark = None
         if mark is None:
             return
-        self._floor.take_from_slab(worker, mark)
+        self._floor.hearing.take_from_slab(worker, mark)
         if self._floor.ledger.ready > 1:
             self._floor.recall(worker)
             self._floor.dispatch()

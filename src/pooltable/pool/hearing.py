@@ -1,0 +1,239 @@
+"""What the workers of one floor say: messages are read, answers are booked, and sinks are told.
+
+    socket  --_hear, attend-->  _read  --news-->     staff.py
+                                       --answers-->  _settle: ledger  -->  tell: the calls' sinks
+    slab    --take_from_slab, hear_the_last_of-->  _settle
+
+Who holds a worker's lock `reading` reads its socket: the I/O thread, or a thread that waits for the answer to a call
+that the worker runs alone. Sinks are told when the floor's lock is free.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from operator import itemgetter
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from pooltable.pool.buffers import Received
+from pooltable.pool.engine import GIVEN, LARGE, RAISED, RETURNED, InnerSink, Record
+from pooltable.pool.ledger import LEAVING, READY
+from pooltable.pool.poller import READ, WRITE, Poller
+from pooltable.pool.process import WorkerProcess
+
+if TYPE_CHECKING:
+    from pooltable.pool.floor import Floor
+
+_kind = itemgetter(1)
+# Whom to tell, of what. None where somebody was told before.
+Told = tuple[list[InnerSink | None], list[Record]]
+
+
+class Hearing:
+    """Takes what the workers of a floor say."""
+
+    def __init__(self, floor: Floor, poller: Poller) -> None:
+        self._floor = floor
+        self._poller = poller
+        self._late: deque[tuple[InnerSink, Record, int | None, int | None]] = deque()  # to be told by the I/O thread
+
+    # ---- from any thread
+
+    def attend(self, number: int, timeout: float | None) -> None:
+        """Wait in this thread for the answer to a call that a worker runs alone, and take it: one thread less is woken.
+
+        Comes back at once where it cannot be done, and then the I/O thread takes it.
+        """
+        with self._floor.lock:
+            seat = self._floor.ledger.holder(number)
+            if seat is None or len(seat.batches) != 1 or seat.tokened or seat.state != READY:
+                return
+            worker = self._floor.staff.workers[seat.index]
+            if worker.deaf or worker.channel.waiting or not worker.reading.acquire(blocking=False):
+                return
+            worker.attended = True
+            self._poller.want(worker.channel.fileno(), 0)
+        reading = False
+        try:
+            if worker.channel.wait(timeout):
+                reading = True
+                self._read(worker)
+        except BaseException:
+            # Ctrl-C. Between the kernel and the books a message may have been lost; a new worker has no such doubts.
+            if reading:
+                with self._floor.lock:
+                    self._floor.staff.distrust(worker)
+            raise
+        finally:
+            with self._floor.lock:
+                worker.attended = False
+                worker.reading.release()
+                self.listen(worker)
+
+    # ---- the I/O thread
+
+    def listen_to(self, worker: WorkerProcess, bury: Callable[[WorkerProcess, int], None]) -> None:
+        """From now on hear what this worker says, and when it dies."""
+        self._poller.register(worker.channel.fileno(), self._hear, worker)
+        self._poller.register(worker.sentinel, bury, worker)
+
+    def hear_the_last_of(self, worker: WorkerProcess) -> Told:
+        """Take what a dead worker had still sent, and noted; whom to tell of the latter."""
+        self._poller.unregister(worker.sentinel)
+        if worker.attended:
+            worker.channel.shutdown()  # what it had sent can still be read
+        with worker.reading:
+            while not worker.deaf and self._read(worker):
+                pass
+        self._go_deaf(worker)
+        self._floor.watch.forget(worker)
+        with self._floor.lock:
+            return self._settle(worker, worker.slab.read(worker.slab.mark()))
+
+    def listen(self, worker: WorkerProcess) -> None:
+        """Wait for messages, and for room while something is to be sent."""
+        with self._floor.lock:  # it may be found dead, by another thread, at this very moment
+            if not worker.deaf:
+                self._poller.want(worker.channel.fileno(), READ | WRITE if worker.channel.waiting else READ)
+
+    def _hear(self, worker: WorkerProcess, mask: int) -> None:
+        """A worker's socket has something to read, or room to write."""
+        if worker.deaf:
+            return
+        if mask & WRITE:
+            with self._floor.lock, suppress(OSError):
+                worker.channel.flush()
+            self.listen(worker)
+        if mask & READ and worker.reading.acquire(blocking=False):
+            try:
+                self._read(worker)
+            finally:
+                worker.reading.release()
+
+    def _read(self, worker: WorkerProcess) -> bool:
+        """Take one message of a worker, whose lock `reading` is held; False when there is none."""
+        try:
+            message = worker.channel.receive()
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            # It died with calls unread. What it had sent before can be read all the same, from the next time on.
+            if not worker.reset:
+                worker.reset = True
+                return True
+            self._go_deaf(worker)
+            return False
+        except (EOFError, OSError):
+            self._go_deaf(worker)
+            return False
+        if type(message[0]) is str:
+            self._floor.staff.greet(worker, message)
+        else:
+            self._take(worker, message)
+        return True
+
+    def _go_deaf(self, worker: WorkerProcess) -> None:
+        # Its end has closed: it is dying, or the function has closed all descriptors; what matters is when it is dead.
+        with self._floor.lock:
+            if not worker.deaf:
+                worker.deaf = True
+                self._poller.unregister(worker.channel.fileno())
+
+    def _take(self, worker: WorkerProcess, message: tuple[list[Record], float, bool, int, bool]) -> None:
+        """Answers have come."""
+        answers, seconds, ended, dropped, leaving = message
+        if worker.channel.files:
+            answers = _with_files(answers, worker.channel.files)
+            worker.channel.received += sum(len(record[3]) for record in answers if record[1] == LARGE)
+        with self._floor.lock:
+            seat = worker.seat
+            ledger = self._floor.ledger
+            told = self._settle(worker, answers)
+            worker.busy_seconds += seconds
+            seat.since = monotonic()
+            if answers:
+                ledger.note_pace(seat.batches[0][answers[-1][0]][1], seconds / len(answers))
+            if ended:
+                ledger.batch_ended(seat, dropped)
+                self._floor.watch.forget(worker)
+            else:
+                self._floor.watch.batch(worker, seat.since)
+            if leaving and seat.state != LEAVING:
+                self._floor.staff.dismiss(worker, "recycled")
+            elif ended:
+                self._floor.next(worker)
+            self._floor.room.notify_all()
+        self.tell(told, worker)
+
+    def _settle(self, worker: WorkerProcess, answers: list[Record]) -> Told:
+        """Book answers. A sink is missing where it was told before: of what was in the slab, or of an error."""
+        calls = self._floor.ledger.calls
+        pop = calls.pop
+        unended = len(calls)
+        if worker.doomed:
+            answers = [
+                (number, GIVEN, seconds, worker.doom) if number == worker.doomed else (number, kind, seconds, payload)
+                for number, kind, seconds, payload in answers
+            ]
+        sinks = [pop(record[0], None) for record in answers]
+        worker.done += unended - len(calls)
+        if any(map(_kind, answers)):
+            # Large values are among them, or errors. What was booked before has no sink any more.
+            self._floor.staff.failed += sum(
+                record[1] in (RAISED, GIVEN) for sink, record in zip(sinks, answers, strict=True) if sink is not None
+            )
+        self._floor.ledger.note_answers(worker.seat, len(answers))
+        if self._floor.ledger.limits:
+            for record in answers:
+                self._floor.ledger.limits.pop(record[0], None)
+        return sinks, answers
+
+    def take_from_slab(self, worker: WorkerProcess, mark: tuple[int, int, int]) -> None:
+        """Book what a worker has noted and not yet sent; the floor's lock is held."""
+        for sink, record in zip(*self._settle(worker, worker.slab.read(mark)), strict=True):
+            if sink is not None:
+                self._late.append((sink, record, worker.index, worker.pid))
+        self._floor.stirred = True
+
+    # ---- telling; the lock is free
+
+    def tell(self, told: Told, worker: WorkerProcess) -> None:
+        """Tell sinks of the calls that a worker answered."""
+        index, pid = worker.index, worker.pid
+        for sink, record in zip(*told, strict=True):
+            if sink is not None:
+                try:
+                    sink.heard(record, index, pid)
+                except Exception:
+                    sys.excepthook(*sys.exc_info())
+
+    def tell_soon(self, sink: InnerSink, record: Record) -> None:
+        """Have the I/O thread tell this; the lock may be held."""
+        self._late.append((sink, record, None, None))
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something is still to be told."""
+        return bool(self._late)
+
+    def tell_late(self) -> None:
+        """Tell what could not be told when it happened."""
+        while self._late:
+            sink, record, worker, pid = self._late.popleft()
+            try:
+                sink.heard(record, worker, pid)
+            except Exception:
+                sys.excepthook(*sys.exc_info())
+
+
+def _with_files(answers: list[Record], files: deque[int]) -> list[Record]:
+    """Records that came with memory files: values that only have sizes have one each."""
+    return [
+        (number, LARGE, seconds, Received(files.popleft(), payload))
+        if kind == RETURNED and type(payload) is tuple
+        else (number, kind, seconds, payload)
+        for number, kind, seconds, payload in answers
+    ]
