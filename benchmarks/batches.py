@@ -60,7 +60,9 @@ def run_alone(size: int) -> dict[str, float]:
 
     import embeddings
 
-    embeddings.current = namedtuple("Here", "threads", defaults=(1,))
+    from pooltable.tasks import Current
+
+    embeddings.current = lambda: Current((), 0, "", worker=0, threads=1, device=None)
     embeddings.load_model()
     row = namedtuple("row", "content")
     with closing(sqlite3.connect("texts.db")) as db:
