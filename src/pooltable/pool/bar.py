@@ -2,7 +2,7 @@
 
     map, imap  -- done() -->  Bar, a thread that looks a few times a second  -->  Rich, else tqdm, else plain lines
 
-It costs the calls nothing: what it reads is counted anyway.
+The calls do no more than without it: what it reads is counted anyway.
 """
 
 from __future__ import annotations
