@@ -57,7 +57,12 @@ def use_kept(_: int) -> Any:
 
 def grow(size: int) -> int:
     global _kept
-    _kept = bytearray(b"x" * size)
+    _kept = bytearray(b"x") * size
+    return os.getpid()
+
+
+def nap_and_pid(seconds: float) -> int:
+    time.sleep(seconds)
     return os.getpid()
 
 
@@ -194,6 +199,19 @@ def test_a_worker_that_has_grown_is_replaced_between_calls(pool: MakePool) -> No
     assert p.apply(pid_of) == first
     assert p.apply(grow, (500 << 20,)) == first
     assert p.apply(pid_of) != first
+
+
+def test_memory_that_a_worker_has_from_its_parent_is_not_its_own(pool: MakePool) -> None:
+    grow(500 << 20)  # a forked worker has these pages, too
+    try:
+        p = pool(1, memory=(300 << 20, 400 << 20))
+        first = p.apply(pid_of)
+        assert p.apply(nap_and_pid, (1.2,)) == first
+        assert p.apply(pid_of) == first
+        assert p.apply(grow, (350 << 20,)) == first
+        assert p.apply(pid_of) != first
+    finally:
+        grow(0)
 
 
 def test_a_worker_over_its_hard_limit_is_killed_during_the_call(pool: MakePool) -> None:

@@ -26,16 +26,34 @@ def _size_of(size: Any) -> int | None:
         raise ValueError(f'memory must be a size such as 4000000000, "4GB" or "512MiB", not {size!r}') from None
 
 
-def private_memory(pid: int) -> int | None:
-    """The bytes that a process shares with no other: what one more like it would cost. None if unknown.
+def own_memory(pid: int | str) -> int | None:
+    """The bytes of anonymous memory that a process shares with no other: what one more like it would cost. None if
+    unknown.
 
-    A forked process has most pages in common with the one it came from; they count for nobody.
+    A forked process has most pages in common with the one it came from; they count for nobody, nor do mapped files and
+    buffers.
     """
     try:
+        sizes = {}
         with open(f"/proc/{pid}/smaps_rollup", "rb") as rows:
-            return sum(int(row.split()[1]) for row in rows if row.startswith((b"Private_Dirty:", b"Swap:"))) * 1024
-    except (OSError, ValueError, IndexError):
+            for row in list(rows)[1:]:
+                name, size, *_ = row.split()
+                sizes[name] = int(size) * 1024
+        return max(0, sizes[b"Anonymous:"] - sizes[b"Shared_Dirty:"]) + sizes[b"Swap:"]
+    except (OSError, ValueError, KeyError):
         return None
+
+
+def over_limit(pid: int | str, limit: int) -> int | None:
+    """The size of a process that has more memory for itself than `limit` bytes; None if it has not, or if unknown."""
+    try:
+        # The kernel counts all pages at no cost, but has to look at each to tell those that are shared.
+        if _field(f"/proc/{pid}/status", "RssAnon:") * 1024 <= limit:
+            return None
+    except (OSError, ValueError):
+        return None
+    size = own_memory(pid)
+    return size if size is not None and size > limit else None
 
 
 def available_memory() -> int | None:

@@ -7,7 +7,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from pooltable.pool.ledger import READY
-from pooltable.pool.worker import anonymous_memory
+from pooltable.pool.memory import own_memory
 
 if TYPE_CHECKING:
     from pooltable.pool.floor import Floor
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class WorkerStats:
     """What one worker has done so far and what it is at.
 
-    `calls` it has ended, in `busy_seconds`, the call that it runs now included; `memory`: the bytes of anonymous
-    memory it has in use, None where that is unknown; `sent` and `received`: bytes to it and from it.
+    `calls` it has ended, in `busy_seconds`, the call that it runs now included; `memory`: the bytes of memory it
+    has for itself, None where that is unknown; `sent` and `received`: bytes to it and from it.
     """
 
     index: int
@@ -101,7 +101,7 @@ def stats_of(floor: Floor, callbacks_failed: int) -> PoolStats:
         busy_seconds=busy,
         mean_seconds=busy / run if run else 0.0,
         workers=tuple(
-            WorkerStats(index, pid, state, calls, seconds, anonymous_memory(pid), sent, received)
+            WorkerStats(index, pid, state, calls, seconds, own_memory(pid), sent, received)
             for index, pid, state, calls, seconds, sent, received in sorted(workers)
         ),
     )

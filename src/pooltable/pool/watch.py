@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pooltable.errors import TimeLimitExceeded
 from pooltable.pool.ledger import LEAVING, Seat
+from pooltable.pool.memory import over_limit
 from pooltable.pool.process import WorkerProcess
-from pooltable.pool.worker import anonymous_memory
 
 if TYPE_CHECKING:
     from pooltable.pool.floor import Floor
@@ -101,8 +101,10 @@ class Watch:
     def _weigh(self, now: float, limit: int) -> None:
         """End workers that are over the hard limit of memory in the middle of a call."""
         for worker in self._floor.staff.workers.values():
-            used = anonymous_memory(worker.pid) if worker.seat.batches and worker.cause is None else None
-            if used is not None and used > limit:
+            used = over_limit(worker.pid, limit) if worker.seat.batches and worker.cause is None else None
+            if used is not None:
                 worker.cause = f"it used {used >> 20} MiB of memory, over its limit of {limit >> 20} MiB"
                 worker.kill_group()
-        self._floor.alarms.set(now + _MEMORY_EVERY, self._weigh, limit)
+        # To look at a large worker takes milliseconds, and the floor's lock is held: one part in twenty of the time.
+        ended = monotonic()
+        self._floor.alarms.set(ended + max(_MEMORY_EVERY, 20 * (ended - now)), self._weigh, limit)
