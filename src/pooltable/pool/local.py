@@ -51,10 +51,10 @@ _dumps = pickle.dumps
 class LocalEngine:
     """Runs calls in up to `processes` worker processes on this machine.
 
-    `min_processes`: so many are kept alive. `memory`: what a worker may have for itself, in bytes or as in "4GB", before it
-    is replaced between calls; a pair adds the size at which it is killed during one. `preload`: modules that a fork
-    server imports once for all workers. `capture`: the folder that workers' output goes to. `grace`: seconds between
-    SIGTERM and SIGKILL. `plain_errors`: errors in the manner of concurrent.futures.
+    `min_processes`: so many are kept alive. `memory`: what a worker may have for itself, in bytes or as in "4GB",
+    before it is replaced between calls; a pair adds the size at which it is killed during one. `preload`: modules that
+    a fork server imports once for all workers. `capture`: the folder that workers' output goes to. `grace`: seconds
+    between SIGTERM and SIGKILL. `plain_errors`: errors in the manner of concurrent.futures.
     """
 
     def __init__(
