@@ -23,6 +23,7 @@ from pooltable.config import BY_NAME
 from pooltable.errors import SettingError, WorkerLost, WorkerStartError
 from pooltable.events import Event, WorkerEnded, WorkerReady
 from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.pool import engine
 from pooltable.pool.devices import devices_of
 from pooltable.pool.local import LocalEngine
 from pooltable.signals import StopRequests
@@ -57,6 +58,10 @@ class Inbox:
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._answers: deque[tuple[int, Answer]] = deque()
         self._ring_at = 1
+
+    def heard(self, record: engine.Record, worker: int | None, pid: int | None) -> None:
+        """As the engine tells it."""
+        self.answered(record[0], engine.Answer(record, worker, pid))
 
     def answered(self, call: int, answer: Answer) -> None:
         self._answers.append((call, answer))
@@ -217,7 +222,7 @@ class OwnProcesses:
     def _submit(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
         if self._leaving:
             arguments = *arguments, tuple(self._leaving)
-        return self._engine.submit(function, arguments, sink=self.inbox)
+        return self._engine.submit(function, arguments, None, self.inbox)
 
     def cancel(self, call: int, kill: bool) -> bool:
         return self._engine.cancel(call, kill=kill)

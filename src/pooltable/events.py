@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Key = tuple[Any, ...]
 
@@ -248,8 +248,7 @@ class RowsClaimed(Event):
 End = Literal["done", "failed", "retry", "later", "released"]
 
 
-@dataclass(frozen=True, slots=True)
-class RowEnd:
+class RowEnd(NamedTuple):
     """One attempt's end as it was written. `pause` is set for "retry" and "later": seconds until the row is due."""
 
     key: Key

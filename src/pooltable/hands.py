@@ -110,8 +110,7 @@ class Hands:
         size = 0
         for claim, row in zip(claims, rows, strict=True):
             if isinstance(row, Row):
-                # Others of its values are never many bytes.
-                held = Held(claim, row, sum(len(value) for value in row if isinstance(value, str | bytes)))
+                held = Held(claim, row, _bytes_of(row))
                 size += held.size
                 if self._batch == 1 or claim.alone:
                     self._send((held,))
@@ -152,9 +151,14 @@ class Hands:
         self._send(tuple(batch))
 
     def _send(self, sent: Sent) -> None:
-        going = [(tuple(held.row), held.claim.attempt, held.claim.idempotency_key) for held in sent]
         try:
-            call = self._crew.send(*going[0]) if self._batch == 1 else self._crew.send_batch(tuple(going))
+            if self._batch == 1:
+                (held,) = sent
+                call = self._crew.send(tuple(held.row), held.claim.attempt, held.claim.idempotency_key)
+            else:
+                call = self._crew.send_batch(
+                    tuple((tuple(held.row), held.claim.attempt, held.claim.idempotency_key) for held in sent)
+                )
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             # A value of the driver's own that cannot travel: the row pays for it, not the run.
             if len(sent) > 1:
@@ -227,11 +231,11 @@ class Hands:
         if count:
             self.room.saw_rows(count, seconds)
 
-    def _ends_of(self, sent: Sent, answer: Answer) -> list[tuple[Held, Outcome, float]]:
+    def _ends_of(self, sent: Sent, answer: Answer) -> Sequence[tuple[Held, Outcome, float]]:
         """How each row of a call ended, and in how many seconds."""
         outcome = answer.outcome()
         if self._batch == 1:
-            return [(sent[0], outcome, answer.seconds)]
+            return ((sent[0], outcome, answer.seconds),)
         if isinstance(outcome, Returned):
             ends: list[End] = outcome.value  # type: ignore[assignment]
             return [(held, end.outcome, end.seconds) for held, end in zip(sent, ends, strict=True)]
@@ -251,14 +255,14 @@ class Hands:
             self._crew.replace(pid)
 
     def _finish_of(self, claim: Claim, answer: Answer, outcome: Outcome, seconds: float, sent: Sent) -> Finish:
-        log = ""
-        if isinstance(outcome, Raised):
-            outcome = Raised(_about(claim, outcome.error))
-            log = self._reporter.log_of(answer.pid, claim.key, claim.attempt)
-            if not log and len(sent) > 1:
-                # It did not run alone: what the whole batch has printed.
-                together = [held.claim for held in sent]
-                log = self._reporter.log_of(answer.pid, mark_of(together), together[0].attempt)
+        if isinstance(outcome, Returned):
+            return Finish(claim, judge(outcome, claim, self._retry), seconds, answer.worker)
+        outcome = Raised(_about(claim, outcome.error))
+        log = self._reporter.log_of(answer.pid, claim.key, claim.attempt)
+        if not log and len(sent) > 1:
+            # It did not run alone: what the whole batch has printed.
+            together = [held.claim for held in sent]
+            log = self._reporter.log_of(answer.pid, mark_of(together), together[0].attempt)
         retry = self._retry
         if len(sent) > 1 and _is_lost(outcome):
             # Whose doing it was shows when each runs alone, so that this one time is never the last.
@@ -269,7 +273,7 @@ class Hands:
     def _note(self, finish: Finish, row: Row | None, outcome: Outcome | None, shared: bool = False) -> None:
         if not self._ended:
             self._ended_since = time.monotonic()
-        self._ended.append(Ended(finish, row, outcome, shared=shared))
+        self._ended.append(Ended(finish, row, outcome, 0.0, shared))
 
     def to_write(self, now: float) -> list[Ended]:
         """The ends that can be written now."""
@@ -295,6 +299,16 @@ class Hands:
         self._ended = [ended for ended in self._ended if id(ended) not in tried] + locked
         self._ended_since = now
         return burst
+
+
+def _bytes_of(row: Row) -> int:
+    """The size of those of its values that may be large."""
+    size = 0
+    for value in row:
+        kind = type(value)
+        if kind is str or kind is bytes:
+            size += len(value)
+    return size
 
 
 def _is_lost(outcome: Outcome) -> bool:

@@ -128,7 +128,8 @@ class Streaks:
         self._ends += 1
         self._successes += not failed
         if not failed:
-            self._since.pop(worker, None)
+            if self._since:
+                self._since.pop(worker, None)
             return False
         count, ends, successes = self._since.get(worker, (0, self._ends - 1, self._successes))
         count += 1

@@ -126,17 +126,19 @@ class Reporter:
         """What became of a group of ends; True when they complete a burst of failures."""
         rows = []
         burst = False
+        now = time.monotonic()
         for ended, fate in zip(ends, fates, strict=True):
             end = self._end_of(ended, fate)
             if end is not None:
                 rows.append(end)
+                self.tally.saw_end(end, now)
                 burst = self._saw(end, ended) or burst
         if rows:
             self.tell(RowsFinished(tuple(rows), seconds))
         return burst
 
     def _end_of(self, ended: Ended, fate: Fate) -> RowEnd | None:
-        claim = fate.claim
+        claim, finish = fate.claim, ended.finish
         if fate.why is not None and not (fate.why == "locked" and ended.not_before):
             self.tell(RowNotWritten(claim.key, claim.attempt, fate.why, fate.reason))
             if fate.why == "marked":
@@ -146,20 +148,20 @@ class Reporter:
                 self.notice("row overwritten", name=str(claim.key))
         if fate.end is None:
             return None
+        lost = getattr(finish.verdict, "counts", None) == "lost"
         return RowEnd(
-            key=claim.key,
-            attempt=claim.attempt,
-            end=fate.end,
-            worker=ended.finish.worker,
-            seconds=ended.finish.seconds,
-            kind=fate.kind,
-            reason=fate.reason,
-            pause=fate.pause,
-            lost=getattr(ended.finish.verdict, "counts", None) == "lost",
+            claim.key,
+            claim.attempt,
+            fate.end,
+            finish.worker,
+            finish.seconds,
+            fate.kind,
+            fate.reason,
+            fate.pause,
+            lost,
         )
 
     def _saw(self, end: RowEnd, ended: Ended) -> bool:
-        self.tally.saw_end(end, time.monotonic())
         outcome, row = ended.outcome, ended.row
         if end.end == "done":
             if isinstance(outcome, Returned):

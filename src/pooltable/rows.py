@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 
@@ -12,12 +13,11 @@ class Row(tuple[Any, ...]):
     a method of `tuple` (`count`, `index`) or that starts with an underscore is reached by `row["count"]`.
     """
 
+    __slots__ = ()
     fields: tuple[str, ...]
 
     def __new__(cls, fields: tuple[str, ...], values: tuple[Any, ...]) -> Row:
-        row = tuple.__new__(cls, values)
-        row.fields = fields
-        return row
+        return tuple.__new__(_with_fields(fields), values)
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, str):
@@ -28,14 +28,19 @@ class Row(tuple[Any, ...]):
         return tuple.__getitem__(self, item)
 
     def __getattr__(self, name: str) -> Any:
-        # Only reached where normal look-up found nothing; `fields` itself is missing while an unpickled row is built.
-        fields = self.__dict__.get("fields", ())
-        if name in fields:
-            return tuple.__getitem__(self, fields.index(name))
-        raise AttributeError(f"this row has no column {name!r}; it has {', '.join(fields)}")
+        # Only reached where normal look-up found nothing.
+        if name in self.fields:
+            return tuple.__getitem__(self, self.fields.index(name))
+        raise AttributeError(f"this row has no column {name!r}; it has {', '.join(self.fields)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Row, (self.fields, tuple(self))
 
     def __repr__(self) -> str:
         return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self.fields, self, strict=True))})"
+
+
+@lru_cache(maxsize=1000)
+def _with_fields(fields: tuple[str, ...]) -> type[Row]:
+    """The rows of one table are a class of their own, so that a row is no larger than its values."""
+    return type("Row", (Row,), {"__slots__": (), "__module__": __name__, "fields": fields})

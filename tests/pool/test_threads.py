@@ -31,7 +31,7 @@ def burn(seconds: float, threads: int) -> None:
 
 
 class Told:
-    def answered(self, call: int, answer: object) -> None:
+    def heard(self, record: object, worker: int | None, pid: int | None) -> None:
         pass
 
 
@@ -39,11 +39,11 @@ def test_a_worker_that_runs_more_threads_than_it_owns_is_reported_once() -> None
     events: list[Event] = []
     engine = LocalEngine(1, threads=2, listener=events.append)
     for _ in range(6):
-        engine.submit(burn, (0.3, 2), sink=Told())
+        engine.submit(burn, (0.3, 2), None, Told())
     until(lambda: engine.stats().ended == 6, 30)
     assert not [event for event in events if isinstance(event, TooManyThreads)]
     for _ in range(100):
-        engine.submit(burn_and_stay, (0.2, 3), sink=Told())
+        engine.submit(burn_and_stay, (0.2, 3), None, Told())
     reports = until(lambda: [event for event in events if isinstance(event, TooManyThreads)], 30)
     engine.terminate()
     assert engine.join(20)
@@ -70,7 +70,7 @@ def test_threads_of_a_library_are_reported_by_its_name() -> None:
     events: list[Event] = []
     engine = LocalEngine(1, threads=1, initializer=let_numpy_have, initargs=(2,), listener=events.append)
     for _ in range(40):
-        engine.submit(multiply, (0.2,), sink=Told())
+        engine.submit(multiply, (0.2,), None, Told())
     (report,) = until(lambda: [event for event in events if isinstance(event, TooManyThreads)], 30)
     engine.terminate()
     assert engine.join(20)

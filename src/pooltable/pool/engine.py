@@ -1,10 +1,10 @@
 """What every engine speaks: who is told of an answer, and the small values that are told.
 
     Pool, PoolExecutor, the runner  -- submit(function, args, sink) -->  engine
-    Sink  <-- answered(call, Answer) --  engine, on its I/O thread
+    Sink  <-- heard(record) --  engine, on its I/O thread
 
-An Answer holds bytes; `outcome()` unpickles them in the thread that asks, so that no user code ever runs, and no slow
-unpickling happens, on the I/O thread.
+A record holds bytes. An Answer, made of one, unpickles them in the thread that asks for the `outcome()`, so that no
+user code ever runs, and no slow unpickling happens, on the I/O thread.
 """
 
 from __future__ import annotations
@@ -30,17 +30,12 @@ Record = tuple[int, int, float, Any]
 
 
 class Sink(Protocol):
-    """Whoever submitted a call and is told how it ended."""
-
-    def answered(self, call: int, answer: Answer) -> None:
-        """Called once per call, on the engine's I/O thread: must be quick and must not raise."""
-
-
-class InnerSink(Protocol):
-    """A sink that is told the bare record: what runs for every call of a `Pool` makes no object it can do without."""
+    """Whoever submitted a call and is told how it ended: the bare record, since this runs for every call, and what need
+    not be made is not made."""
 
     def heard(self, record: Record, worker: int | None, pid: int | None) -> None:
-        """Called once per call, on the engine's I/O thread: must be quick and must not raise."""
+        """Called once per call, on the engine's I/O thread: must be quick and must not raise. `worker` and `pid`: who
+        ran it, or None for a call that never started."""
 
 
 class Answer:
@@ -62,18 +57,6 @@ class Answer:
         """The value or the error, rebuilt here and now; never raises."""
         returned, value = load(self._record)
         return Returned(value) if returned else Raised(value)
-
-
-class Telling:
-    """The inner sink that tells an outer one."""
-
-    __slots__ = ("_sink",)
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    def heard(self, record: Record, worker: int | None, pid: int | None) -> None:
-        self._sink.answered(record[0], Answer(record, worker, pid))
 
 
 def load(record: Record, executor: bool = False) -> tuple[bool, Any]:

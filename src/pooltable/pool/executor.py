@@ -104,7 +104,7 @@ class PoolExecutor(Executor):
             raise engine.broken
         future = PoolFuture(self)
         try:
-            future._call = engine.send(fn, args, kwargs, future)
+            future._call = engine.submit(fn, args, kwargs, future)
         except Exception as error:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown") from None

@@ -27,7 +27,7 @@ from pooltable.events import Event
 from pooltable.pool import wire
 from pooltable.pool.alarms import Alarms
 from pooltable.pool.buffers import Parcel, let_go_of_all
-from pooltable.pool.engine import GIVEN, InnerSink
+from pooltable.pool.engine import GIVEN, Sink
 from pooltable.pool.hearing import Hearing
 from pooltable.pool.ledger import LEAVING, Entry, Ledger, Payload
 from pooltable.pool.poller import new_poller
@@ -76,7 +76,7 @@ class Floor:
 
     # ---- from any thread
 
-    def accept(self, sink: InnerSink, name: int, payload: Payload, limit: float | None) -> int:
+    def accept(self, sink: Sink, name: int, payload: Payload, limit: float | None) -> int:
         """A new call: it goes to an idle worker at once, or waits. Never blocks."""
         if self.closing or self.foreign:
             raise ValueError("Pool not running" if self.closing else "this pool was made in another process")

@@ -19,7 +19,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pooltable.pool.buffers import Received
-from pooltable.pool.engine import GIVEN, LARGE, RAISED, RETURNED, InnerSink, Record
+from pooltable.pool.engine import GIVEN, LARGE, RAISED, RETURNED, Record, Sink
 from pooltable.pool.ledger import LEAVING, READY
 from pooltable.pool.poller import READ, WRITE, Poller
 from pooltable.pool.process import WorkerProcess
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _kind = itemgetter(1)
 # Whom to tell, of what. None where somebody was told before.
-Told = tuple[list[InnerSink | None], list[Record]]
+Told = tuple[list[Sink | None], list[Record]]
 
 
 class Hearing:
@@ -38,7 +38,7 @@ class Hearing:
     def __init__(self, floor: Floor, poller: Poller) -> None:
         self._floor = floor
         self._poller = poller
-        self._late: deque[tuple[InnerSink, Record, int | None, int | None]] = deque()  # to be told by the I/O thread
+        self._late: deque[tuple[Sink, Record, int | None, int | None]] = deque()  # to be told by the I/O thread
 
     # ---- from any thread
 
@@ -210,7 +210,7 @@ class Hearing:
                 except Exception:
                     sys.excepthook(*sys.exc_info())
 
-    def tell_soon(self, sink: InnerSink, record: Record) -> None:
+    def tell_soon(self, sink: Sink, record: Record) -> None:
         """Have the I/O thread tell this; the lock may be held."""
         self._late.append((sink, record, None, None))
 

@@ -14,7 +14,7 @@ import pickle
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from multiprocessing import util
 from typing import Any
 
@@ -24,7 +24,7 @@ from pooltable.events import Event
 from pooltable.pool import preload as preloading
 from pooltable.pool.buffers import LARGE, TooLarge, dumps, in_parcel, keep_small
 from pooltable.pool.devices import devices_of
-from pooltable.pool.engine import InnerSink, Sink, Telling, WorkerState
+from pooltable.pool.engine import Sink, WorkerState
 from pooltable.pool.floor import Floor
 from pooltable.pool.ledger import READY, Ledger, Payload
 from pooltable.pool.memory import limits_of
@@ -120,21 +120,9 @@ class LocalEngine:
 
     # ---- calls
 
-    def submit(
-        self,
-        function: Callable[..., Any],
-        args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] = {},
-        *,
-        sink: Sink,
-        time_limit: float | None = None,
-    ) -> int:
-        """The number of the call, which `sink` will be told the answer of. Raises what pickling raises. Never blocks,
-        unless `max_pending` calls are open already."""
-        return self.send(function, args, kwargs, Telling(sink), time_limit)
-
-    def send(self, function: Any, args: Any, kwargs: Any, sink: InnerSink, time_limit: float | None = None) -> int:
-        """`submit` for those who count nanoseconds."""
+    def submit(self, function: Any, args: Any, kwargs: Any, sink: Sink, time_limit: float | None = None) -> int:
+        """The number of the call, which `sink` will be told the end of. Raises what pickling raises. Never blocks,
+        unless `max_pending` calls are open already. `kwargs` may be None."""
         # With keyword arguments the function travels along: that is rare, and keeps the usual case short.
         name = None if kwargs or type(function) not in _PLAIN else self._numbers.get(function)
         payload: Payload

@@ -116,7 +116,7 @@ class Pool:
             raise ValueError("Pool not running")
         result: AsyncResult[T] = AsyncResult(self, callback, error_callback)
         try:
-            result._call = self._engine.send(func, args, kwds, result, time_limit)
+            result._call = self._engine.submit(func, args, kwds, result, time_limit)
         except Exception as error:
             self._submit_failed(result, error)
         return result
@@ -224,7 +224,7 @@ class Pool:
             chunksize = 1  # the limit is for each item
         try:
             for chunk in _chunks(items, chunksize, self._processes):
-                result._numbers.append(self._engine.send(each, (func, chunk), None, result._part()))
+                result._numbers.append(self._engine.submit(each, (func, chunk), None, result._part()))
         except Exception as error:
             if self._state == TERMINATE:
                 raise ValueError("Pool not running") from None

@@ -110,10 +110,10 @@ class _Stream:
     def _submit(self, pool: Pool, function: Callable[[Any], Any], item: Any, chunksize: int) -> bool:
         try:
             if chunksize == 1:
-                call = pool._engine.send(function, (item,), None, self)
+                call = pool._engine.submit(function, (item,), None, self)
             else:
                 self.missing += chunksize - len(item)
-                call = pool._engine.send(call_each, (function, item), None, self)
+                call = pool._engine.submit(call_each, (function, item), None, self)
         except Exception as error:
             if pool._state == "TERMINATE":
                 return False

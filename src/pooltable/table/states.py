@@ -26,7 +26,7 @@ from pooltable.errors import (
     describe,
 )
 from pooltable.events import End, Key, NotWritten
-from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.outcomes import Outcome, Returned
 
 
 class Status(Enum):
@@ -36,6 +36,9 @@ class Status(Enum):
     DOING = "doing"  # claimed by a runner, which has an open entry for it
     DONE = "done"  # its task returned, and what it returned is stored
     FAILED = "failed"  # given up: its budget is used up, or the task said so
+
+    # There is one of each. Enum's own hash is slow, and is asked for with every row.
+    __hash__ = object.__hash__
 
 
 # Every move that pooltable makes, with the verbs that make it. The drawing in the docs is made from this.
@@ -220,24 +223,25 @@ class Fate(NamedTuple):
 
 def judge(outcome: Outcome, claim: Claim, retry: Retry, chance: float = 0.5) -> Verdict:
     """What an outcome means for its row. `chance`, from 0 to 1, places the wait within its jitter."""
-    match outcome:
-        case Returned(value):
-            return Done(value)
-        case Raised(CancelledError() | WorkerStartError()):
+    # The common case first, and not in the match: its patterns are tried one after the other.
+    if isinstance(outcome, Returned):
+        return Done(outcome.value)
+    match outcome.error:
+        case CancelledError() | WorkerStartError():
             # The call never ran, or was ended because the runner stops: neither says anything about the row.
             return Released()
-        case Raised(Later() as later):
+        case Later() as later:
             return PutOff(later.seconds, later.reason)
-        case Raised(Fail() | CannotStore() as error):
+        case Fail() | CannotStore() as error:
             return GiveUp(*describe(error))
-        case Raised(WorkerLost() as error):
+        case WorkerLost() as error:
             lost = claim.lost + 1
             if lost >= retry.lost:
                 return GiveUp(*describe(error), counts="lost")
             # Most often the machine was out of memory for a moment: the first time costs no wait.
             pause = 0.0 if lost == 1 else retry.pause_after(lost - 1, chance)
             return Again(pause, *describe(error), counts="lost")
-        case Raised(error):
+        case error:
             fails = claim.fails + 1
             if fails >= retry.fails:
                 return GiveUp(*describe(error), counts="fails")
