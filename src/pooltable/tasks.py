@@ -16,10 +16,9 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
@@ -113,8 +112,34 @@ class Current:
         recycle()
 
 
-_current: ContextVar[Current | None] = ContextVar("pooltable_current", default=None)
-_running: list[Current] = []  # more than one only where an executor of threads runs the rows
+class _Here:
+    """What `current()` tells inside the block. It is put together when somebody asks, because most rows never do."""
+
+    __slots__ = ("_rows", "_token", "_told")
+
+    def __init__(self, rows: tuple[Attempt, ...]) -> None:
+        self._rows = rows
+        self._told: Current | None = None
+        self._token: Token[_Here | None]
+
+    def __enter__(self) -> None:
+        self._token = _here.set(self)
+        _running.append(self)
+
+    def __exit__(self, *_: object) -> None:
+        _running.remove(self)
+        _here.reset(self._token)
+
+    def told(self) -> Current:
+        if self._told is None:
+            me = worker.identity()
+            mine = (0, _cores(), None) if me is None else (me.index, me.threads, me.device)
+            self._told = Current(*(self._rows[0] if len(self._rows) == 1 else _NO_ROW), *mine, self._rows)
+        return self._told
+
+
+_here: ContextVar[_Here | None] = ContextVar("pooltable_here", default=None)
+_running: list[_Here] = []  # more than one only where an executor of threads runs the rows
 
 
 def current() -> Current:
@@ -122,33 +147,18 @@ def current() -> Current:
 
     Raises RuntimeError outside a task and its initializer.
     """
-    found = _current.get()
+    found = _here.get()
     if found is None and len(_running) == 1:
         found = _running[0]  # asked by a thread that the task has started
     if found is None:
         raise RuntimeError("current() is known only inside a task, while it runs on a row, and in its initializer")
-    return found
+    return found.told()
 
 
 _cores = cache(usable_cores)  # to ask costs 0.1 ms
 
 
 _NO_ROW = Attempt((), 0, "")
-
-
-@contextmanager
-def _as_current(rows: tuple[Attempt, ...]) -> Iterator[None]:
-    me = worker.identity()
-    index, threads, device = (0, _cores(), None) if me is None else (me.index, me.threads, me.device)
-    only = rows[0] if len(rows) == 1 else _NO_ROW
-    here = Current(*only, index, threads, device, rows)
-    token = _current.set(here)
-    _running.append(here)
-    try:
-        yield
-    finally:
-        _running.remove(here)
-        _current.reset(token)
 
 
 def recycle() -> None:
@@ -172,7 +182,7 @@ def prepare_worker(spec: Spec) -> None:
 def initialize(spec: Spec) -> None:
     """Run the user's initializer."""
     if spec.initializer is not None:
-        with _as_current(()):
+        with _Here(()):
             spec.initializer(*spec.initargs)
 
 
@@ -199,7 +209,7 @@ def run_here(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key:
 
 def work(task: Task, given: Any, rows: tuple[Attempt, ...]) -> Any:
     """What the task returns for what it is given; `current()` and what it prints belong to these attempts meanwhile."""
-    with _as_current(rows):
+    with _Here(rows):
         capture.begin(mark_of(rows), rows[0].attempt)
         try:
             return task(given)

@@ -49,6 +49,7 @@ OUT_GENERATION, OUT_BASE, LOG_GENERATION, LOG_BASE, SERIAL = range(5)
 PROGRESS = struct.Struct("=ddd")  # started, done, total (0: not known)
 PROGRESS_AT = 8 * 5
 NO_KEY = b""
+BRIEF = 0.001  # a row or a rest of up to so many seconds is looked at less closely
 
 
 def __getattr__(name: str) -> Any:
@@ -213,9 +214,12 @@ class _Capture:
         self._serial = 0
         self._versions = [0] * SLOTS
         self._at = (0, 0)
+        self._positions = (-1, -1)
+        self._marked = 0.0
         for number in (1, 2):
             os.dup2(self._out.fd, number)
         self._open_streams()
+        self._look()
         self._mark(NO_KEY, 0)
         os.rename(stem + ".new", stem + ".now")  # the reader looks for this name, and everything is there now
 
@@ -226,14 +230,36 @@ class _Capture:
         vars(sys).update(__stdout__=self._stdout, __stderr__=self._stderr)
 
     def begin(self, key: tuple[Any, ...], attempt: int) -> None:
-        self._repair()
+        # Right after the last row nothing can have changed but what that row did, which was looked at then.
+        if time.monotonic() - self._marked > BRIEF or self._stdout.closed or self._stderr.closed:
+            self._repair()
+            self._look()
         self._mark(pack_key(key), attempt)
 
     def end(self) -> None:
+        if time.monotonic() - self._marked > BRIEF or self._is_stirred():
+            self._look()
         self._mark(NO_KEY, 0)
 
     def progress(self, done: float, total: float) -> None:
-        PROGRESS.pack_into(self._memory, PROGRESS_AT, self._started, done, total)
+        PROGRESS.pack_into(self._memory, PROGRESS_AT, self._marked, done, total)
+
+    def _is_stirred(self) -> bool:
+        """Whether a brief row has written something, or has closed what is written to. A tenth of the price of a look;
+        it does not see what a program writes that opens our file anew, but no program is that brief."""
+        try:
+            if self._stdout.closed:
+                return True
+            self._stdout.flush()
+            for number in (1, 2):
+                os.lseek(number, 0, os.SEEK_CUR)
+            return self._places() != self._positions
+        except OSError:
+            self._repair()
+            return True
+
+    def _places(self) -> tuple[int, int]:
+        return os.lseek(self._out.fd, 0, os.SEEK_CUR), os.lseek(self._log.fd, 0, os.SEEK_CUR)
 
     def _repair(self) -> None:
         """Undoes what the last row did to the streams, as far as nobody else owns what stands in their place now."""
@@ -253,20 +279,28 @@ class _Capture:
                 self._out.offset()
                 os.dup2(self._out.fd, number)
 
-    def _mark(self, key: bytes, attempt: int) -> None:
+    def _look(self) -> None:
+        """See how much was written."""
         if not self._stdout.closed:
             self._stdout.flush()
+        try:
+            # First: what is written after it shows the next time.
+            self._positions = self._places()
+        except OSError:
+            self._positions = (-1, -1)
         at = self._out.offset(), self._log.offset()
         if at != self._at:
             self._serial += 1
             self._at = at
+
+    def _mark(self, key: bytes, attempt: int) -> None:
         slot = self._serial % SLOTS
         place = HEADER + slot * SLOT_SIZE
         version = self._versions[slot] + 2
         self._versions[slot] = version
         memory = self._memory
-        self._started = time.monotonic()
-        SLOT.pack_into(memory, place, version - 1, self._serial, *at, attempt, self._started, len(key))
+        self._marked = time.monotonic()
+        SLOT.pack_into(memory, place, version - 1, self._serial, *self._at, attempt, self._marked, len(key))
         memory[place + SLOT.size : place + SLOT.size + len(key)] = key
         self._words[place // 8] = version
         self._words[SERIAL] = self._serial
