@@ -1,17 +1,20 @@
 """What databases.py needs of each peer: fill a queue, work on it, count what is done.
 
+    python _peers.py PEER version             prints it, or says what is not installed
     python _peers.py PEER fill URL COUNT KIND
     python _peers.py PEER work URL
-    python _peers.py PEER done URL            prints the number of finished jobs whenever a line comes in
+    python _peers.py PEER done URL COUNT      prints how many of them are finished whenever a line comes in
 
 It is run with the interpreter of an environment that has the peers, and imports nothing of pooltable. Each peer is
 set up as its documentation says for two processes, with the settings that were fastest in a short search.
+_graphile.mjs is the same for a peer that is not written in Python.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import os
 import sys
 import time
@@ -61,6 +64,7 @@ def note(text: str) -> None:
 class Procrastinate:
     """Two worker programs with ten asynchronous jobs each."""
 
+    needs = ("procrastinate", "psycopg")
     programs = 2
 
     def __init__(self, url: str) -> None:
@@ -85,13 +89,14 @@ class Procrastinate:
     def work(self) -> None:
         self.app.run_worker(concurrency=10)
 
-    def counter(self) -> Callable[[], int]:
+    def counter(self, filled: int) -> Callable[[], int]:
         return counted_by(self.url, "SELECT count(*) FROM procrastinate_jobs WHERE status = 'succeeded'")
 
 
 class PgQueuer:
     """Two worker programs that fetch a thousand jobs at a time."""
 
+    needs = ("pgqueuer", "asyncpg", "psycopg")
     programs = 2
 
     def __init__(self, url: str) -> None:
@@ -129,13 +134,14 @@ class PgQueuer:
 
         asyncio.run(pgqueuer.run(main, batch_size=1000))
 
-    def counter(self) -> Callable[[], int]:
+    def counter(self, filled: int) -> Callable[[], int]:
         return counted_by(self.url, "SELECT count(*) FROM pgqueuer_log WHERE status = 'successful'")
 
 
 class Huey:
     """One consumer with two worker processes; every commit is synced, as with the others."""
 
+    needs = ("huey",)
     programs = 1
 
     def __init__(self, url: str) -> None:
@@ -151,13 +157,14 @@ class Huey:
     def work(self) -> None:
         self.huey.create_consumer(workers=2, worker_type="process").run()
 
-    def counter(self) -> Callable[[], int]:
+    def counter(self, filled: int) -> Callable[[], int]:
         return lambda: int(self.huey.result_count())
 
 
 class LiteQueue:
     """Two programs with the loop that its user writes; it waits long for locks, as with its own 5 s it dies of them."""
 
+    needs = ("litequeue",)
     programs = 2
 
     def __init__(self, url: str) -> None:
@@ -178,8 +185,80 @@ class LiteQueue:
             job(message.data)
             self.queue.done(message.message_id)
 
-    def counter(self) -> Callable[[], int]:
+    def counter(self, filled: int) -> Callable[[], int]:
         return lambda: int(self.queue.conn.execute("SELECT count(*) FROM Queue WHERE status = 2").fetchone()[0])
+
+
+class Celery:
+    """One worker with its usual pool of two processes. A job is acknowledged when it was done; no results are kept.
+
+    Two workers with a pool of one thread each (solo) did more jobs that do nothing, but such a worker hears of nothing
+    while it runs one.
+    """
+
+    needs = ("celery", "redis")
+    programs = 1
+
+    def __init__(self, url: str) -> None:
+        from celery import Celery as App
+
+        self.url = url
+        self.app = App("bench", broker=url.replace("unix://", "redis+socket://"))
+        self.app.conf.update(task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=128)
+        self.job = self.app.task(name="work")(job)
+
+    def fill(self, count: int, kind: str) -> None:
+        with self.app.producer_pool.acquire() as producer:
+            for _ in range(count):
+                self.job.apply_async((kind,), producer=producer)
+
+    def work(self) -> None:
+        alone = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+        self.app.worker_main(["worker", "--pool=prefork", "--concurrency=2", *alone])
+
+    def counter(self, filled: int) -> Callable[[], int]:
+        # Those that wait and those that a worker has fetched.
+        return counted_down(self.url, filled, lambda redis: redis.llen("celery").hlen("unacked"))
+
+
+class Dramatiq:
+    """One program with two processes of eight threads each, as by default."""
+
+    needs = ("dramatiq", "redis")
+    programs = 1
+
+    def __init__(self, url: str) -> None:
+        import dramatiq
+        from dramatiq.brokers.redis import RedisBroker
+
+        self.url = url
+        dramatiq.set_broker(RedisBroker(url=url))
+
+        @dramatiq.actor(actor_name="work")
+        def run_it(kind: str) -> None:
+            # It warns of every value that is returned and not kept.
+            job(kind)
+
+        self.job = run_it
+
+    def fill(self, count: int, kind: str) -> None:
+        for _ in range(count):
+            self.job.send(kind)
+
+    def work(self) -> None:
+        # Its processes import this module and call served().
+        os.environ["BENCH_URL"] = self.url
+        from dramatiq import cli
+
+        cli.main(cli.make_argument_parser().parse_args(["_peers:served", "--processes", "2", "--threads", "8"]))
+
+    def counter(self, filled: int) -> Callable[[], int]:
+        # A message stays here until it is acknowledged, and that is after the job.
+        return counted_down(self.url, filled, lambda redis: redis.hlen("dramatiq:default.msgs"))
+
+
+def served() -> None:
+    Dramatiq(os.environ["BENCH_URL"])
 
 
 def counted_by(url: str, sql: str) -> Callable[[], int]:
@@ -189,23 +268,46 @@ def counted_by(url: str, sql: str) -> Callable[[], int]:
     return lambda: int(connection.execute(sql).fetchone()[0])  # type: ignore[arg-type,index]
 
 
+def counted_down(url: str, filled: int, ask: Callable[[Any], Any]) -> Callable[[], int]:
+    """Finished are those that the queue no longer holds: nothing is added to a job to count it."""
+    import redis
+
+    client = redis.Redis.from_url(url)
+    return lambda: filled - sum(ask(client.pipeline()).execute())
+
+
 PEERS: dict[str, type[Any]] = {
     "procrastinate": Procrastinate,
     "pgqueuer": PgQueuer,
     "huey": Huey,
     "litequeue": LiteQueue,
+    "celery": Celery,
+    "dramatiq": Dramatiq,
 }
 
 
+def version(needs: tuple[str, ...]) -> str:
+    """The first one's; SystemExit if one of them is not installed."""
+    try:
+        found = [importlib.metadata.version(name) for name in needs]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise SystemExit(f"{error.name} is not installed for {sys.executable}") from None
+    return found[0]
+
+
 def main() -> None:
-    name, role, url, *rest = sys.argv[1:]
+    name, role, *rest = sys.argv[1:]
+    if role == "version":
+        print(version(PEERS[name].needs))
+        return
+    url, *more = rest
     peer = PEERS[name](url)
     if role == "fill":
-        peer.fill(int(rest[0]), rest[1])
+        peer.fill(int(more[0]), more[1])
     elif role == "work":
         peer.work()
     else:
-        count = peer.counter()
+        count = peer.counter(int(more[0]))
         for _ in sys.stdin:
             print(count(), flush=True)
 

@@ -1,14 +1,10 @@
-"""The databases of the measurements: SQLite, the tests' servers with every commit synced, the peers."""
+"""The databases of the measurements: SQLite, the tests' servers with every commit synced."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sqlite3
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +13,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from benchmarks import _peers
 from pooltable import TaskTable
 from pooltable.table.sqlite import create_file
 from tests.on_servers.sturdy import SturdyMariaDB, SturdyPostgreSQL
 from tests.servers import Missing, Server, running
 
-PEER_SCRIPT = Path(_peers.__file__)
 PATIENCE = 150.0  # seconds, for one measurement
 
 
@@ -136,11 +130,6 @@ class Site:
                 .removeprefix("PostgreSQL ")
             )
 
-    @property
-    def peer_url(self) -> str:
-        assert self.server is not None
-        return f"postgresql://test@/postgres?host={self.server.folder}"
-
 
 @contextlib.contextmanager
 def sites(folder: Path) -> Iterator[dict[str, Site]]:
@@ -156,64 +145,3 @@ def sites(folder: Path) -> Iterator[dict[str, Site]]:
             server.make_empty()
             found[name] = Site(name, server.url, folder, server)
         yield found
-
-
-class Peer:
-    """Another queue, in its own programs."""
-
-    def __init__(self, name: str, python: str, site: Site) -> None:
-        self.name, self.python, self.site = name, python, site
-        self.url = site.peer_url if site.server else str(site.folder / f"{name}.db")
-
-    def _command(self, role: str, *rest: str) -> list[str]:
-        return [self.python, str(PEER_SCRIPT), self.name, role, self.url, *rest]
-
-    def fill(self, count: int, kind: str) -> None:
-        if self.site.server is not None:
-            self.site.server.make_empty()
-        else:
-            for path in self.site.folder.glob(f"{self.name}.db*"):
-                path.unlink()
-        subprocess.run(self._command("fill", str(count), kind), check=True, timeout=PATIENCE)
-
-    @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Its workers, while the block runs."""
-        log = (self.site.folder / "peer.log").open("ab")
-        programs = [
-            subprocess.Popen(self._command("work"), stdout=log, stderr=log, start_new_session=True)
-            for _ in range(_peers.PEERS[self.name].programs)
-        ]
-        try:
-            yield
-        finally:
-            for one in programs:
-                # With its own children: they are all in its session.
-                os.killpg(one.pid, signal.SIGKILL)
-                one.wait(10)
-            log.close()
-
-    def rate(self, rows: int, kind: str) -> float:
-        """From the start of the first job to the first look at which all of them were done."""
-        self.fill(rows, kind)
-        notes = Path(os.environ["BENCH_NOTES"])
-        notes.unlink(missing_ok=True)
-        counter = subprocess.Popen(self._command("done"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert counter.stdin is not None
-        assert counter.stdout is not None
-        deadline = time.monotonic() + PATIENCE
-        try:
-            with self.working():
-                while True:
-                    print(file=counter.stdin, flush=True)
-                    count = int(counter.stdout.readline())
-                    now = time.time()
-                    if count >= rows or time.monotonic() > deadline:
-                        break
-                    time.sleep(0.05)
-        finally:
-            counter.kill()
-            counter.wait()
-        if count < rows:
-            print(f"{self.name}: {count} of {rows} after {PATIENCE:g} s", file=sys.stderr)
-        return count / (now - min(float(line) for line in notes.read_text().split()))

@@ -4,11 +4,18 @@ Rows a second are compared with the limit of its statements, the loop written by
 
 Every commit is synced to the disk, on all three. What is compared takes turns, so that a busy minute of the machine
 hits all of it. The servers are those of the tests. The peers are measured where an interpreter that has them is
-named:
+named, and for graphile-worker a folder; Celery and dramatiq want a redis-server, too. What cannot be had is left out:
 
     python3 -m venv PEERS
     PEERS/bin/pip install procrastinate pgqueuer asyncpg 'psycopg[binary,pool]' huey litequeue
-    python -m benchmarks.databases --peers PEERS/bin/python
+    PEERS/bin/pip install 'celery[redis]' 'dramatiq[redis]' hiredis
+    npm install --prefix PEERS graphile-worker
+    apt-get install redis-server
+    python -m benchmarks.databases --peers PEERS/bin/python --node-peers PEERS
+
+Redis is started here with appendonly and appendfsync always: it answers a write when its log was synced, as a database
+answers a commit. Jobs of graphile-worker are JavaScript, and a millisecond of CPU is counted out for Python: it gets
+only rows that do nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +37,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _peers, _report, _slow_disk
-from benchmarks._sites import PATIENCE, PEER_SCRIPT, Peer, Site, sites
+from benchmarks._queues import PEER_SCRIPT, Peer, peers
+from benchmarks._sites import PATIENCE, Site, sites
 from benchmarks._tasks import by_hand, finishes, ours, serve, without_waiting
 from pooltable import TaskTable
 from pooltable.table.states import Done, Finish
@@ -214,27 +222,22 @@ class Variant:
     rows: dict[str, int]
 
 
-def variants(found: dict[str, Site], python: str | None, rows: int) -> list[Variant]:
+def variants(found: dict[str, Site], others: list[Peer], rows: int) -> list[Variant]:
     some = {"cpu1": max(200, rows // 40), "cpu10": max(60, rows // 250)}
-    slow = {"noop": max(300, rows // 10), **some}
+    fast = {"noop": rows, **some}
+    slow = {**fast, "noop": max(300, rows // 10)}
+    slower = {**fast, "noop": max(300, rows // 30)}
     all_: list[Variant] = []
     for site in found.values():
         all_ += [
             Variant("the statements alone", site.name, _rate("statements", site), {"noop": rows}),
-            Variant("pooltable", site.name, _rate("pooltable", site), {"noop": rows, **some}),
+            Variant("pooltable", site.name, _rate("pooltable", site), fast),
             Variant("the loop by hand", site.name, _rate("by hand", site), slow),
         ]
-    if python is not None:
-        fast = {"noop": rows, **some}
-        slower = {**slow, "noop": max(300, rows // 30)}
-        for name, database, counts in (
-            ("pgqueuer", "PostgreSQL", fast),
-            ("procrastinate", "PostgreSQL", slower),
-            ("huey", "SQLite", slow),
-            ("litequeue", "SQLite", slower),
-        ):
-            if database in found:
-                all_.append(Variant(name, database, Peer(name, python, found[database]).rate, counts))
+    # Jobs of graphile-worker are JavaScript, in which the loop of a millisecond takes another time.
+    counts = {"pgqueuer": fast, "graphile-worker": {"noop": rows}}
+    counts |= dict.fromkeys(("procrastinate", "litequeue", "celery"), slower)
+    all_ += [Variant(one.name, one.place.database, one.rate, counts.get(one.name, slow)) for one in others]
     return all_
 
 
@@ -243,7 +246,13 @@ def _rate(role: str, site: Site) -> Callable[[int, str], float]:
 
 
 def rates(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_report.Table], dict[str, Any]]:
-    all_ = variants(found, asked.peers, asked.rows)
+    with peers(asked.peers, asked.node_peers, found) as others:
+        return _rates_of(variants(found, others, asked.rows), others, asked)
+
+
+def _rates_of(
+    all_: list[Variant], others: list[Peer], asked: argparse.Namespace
+) -> tuple[list[_report.Table], dict[str, Any]]:
     kinds = ["noop", "cpu1", "cpu10"]
     runs: dict[str, dict[str, list[float]]] = {}
     bare: dict[str, list[float]] = {"cpu1": [], "cpu10": []}
@@ -273,13 +282,14 @@ def rates(asked: argparse.Namespace, found: dict[str, Site]) -> tuple[list[_repo
         lines.append(cells)
     ideal = {kind: round(statistics.median(values)) for kind, values in bare.items()}
     lines.append(["the bare work in two processes, no queue", "-", "-", "-", ideal["cpu1"], ideal["cpu10"]])
+    versions = ", ".join(one.about for one in others)
     table = _report.Table(
         "Rows a second, two worker processes",
         ["", "no-op rows", "no-op rows/s", "lowest-highest", "1 ms of CPU", "10 ms of CPU"],
         lines,
         f"Medians of {asked.repeat} runs that took turns in a random order. From the first claim, or the start of the "
         "first job, to the last row done; the start of the processes is left out. Slow ones get fewer rows, since they "
-        "would take minutes.",
+        "would take minutes. " + (f"Peers: {versions}." if others else ""),
     )
     return [table], {"rates": runs, "bare": bare}
 
@@ -382,6 +392,9 @@ PARTS = {
 }
 
 
+NOT_TOLD = ("one", "peers", "node_peers", "folder", "parts")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog=f"python -m {SCRIPT}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -396,6 +409,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--parts", default="rates,claims,backoff,latencies,memory")
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with the peers")
+    parser.add_argument("--node-peers", metavar="FOLDER", type=Path, help="folder in which npm installed the peers")
     parser.add_argument("--slower-sync", type=float, default=0.0, metavar="MS", help="so much more for every sync")
     parser.add_argument("--folder", type=Path, help="where the files lie; a temporary folder by default")
     parser.add_argument("--quick", action="store_true", help="small numbers, once")
@@ -409,7 +423,7 @@ def main() -> None:
         asked.rows, asked.repeat, asked.few, asked.many, asked.waiting = 1_000, 1, 500, 2_000, 2_000
         asked.pickups, asked.kills, asked.under_backoff = 2, 1, 1_000
     os.environ["BENCH_PER_MS"] = str(_per_millisecond())
-    settings = {key: str(value) for key, value in vars(asked).items() if key not in ("one", "peers", "folder", "parts")}
+    settings = {key: str(value) for key, value in vars(asked).items() if key not in NOT_TOLD}
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=asked.folder))
         if asked.slower_sync:
