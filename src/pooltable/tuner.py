@@ -134,7 +134,7 @@ class Tuner:
         size = min(order.now.batch, PILOT_ROWS, len(order.rows))
         with self._crew(Choice(1, order.threads or order.cores, order.now.batch)) as crew:
             self._wait_for(crew, 1, self._ends)
-            pid = crew.pids()[0]
+            pid = next(iter(crew.pids()), 0)  # it may have died at once: then the first call tells why
             began, before = time.monotonic(), _used(pid)
             answers = self._first_calls(crew, size, min(self._ends, began + PILOT_PART * order.seconds))
             failures = [(call, error) for call, error in enumerate(map(failure_of, answers)) if error is not None]
