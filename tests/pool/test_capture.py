@@ -375,11 +375,14 @@ def test_many_records_are_bounded_per_poll_and_none_is_lost(start: Start, reader
     assert logged(events) == [str(number) for number in range(5000)]
 
 
+@pytest.mark.parametrize(
+    "end", ["end()", "time.sleep(0.005); end()", "end(); time.sleep(0.005)"], ids=["brief", "long", "rest"]
+)
 def test_a_task_that_closes_descriptors_takes_nothing_from_the_rows_after_it(
-    start: Start, reader: Reader, tmp_path: Path
+    start: Start, reader: Reader, tmp_path: Path, end: str
 ) -> None:
     other = tmp_path / "other"
-    worker = start(f"""
+    code = f"""
         begin((1,), 1); os.close(1); os.close(2); print("still shown"); end()
         begin((2,), 1); os.write(1, b"from C again\\n"); end()
         begin((3,), 1); sys.stdout.close(); end()
@@ -387,7 +390,8 @@ def test_a_task_that_closes_descriptors_takes_nothing_from_the_rows_after_it(
         begin((5,), 1); sys.stdout = sys.__stdout__; os.closerange(0, 256); print("after closerange"); end()
         mine = [open({str(other)!r}, "a") for _ in range(120)]
         begin((6,), 1); print("numbers taken"); logging.info("record"); end()
-    """)
+    """
+    worker = start(code.replace("end()", end))
     assert worker.ended() == 0
     events = everything(reader, worker)
     assert [(event.key, event.text) for event in events if isinstance(event, WorkerPrinted)] == [

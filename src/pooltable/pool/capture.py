@@ -238,6 +238,7 @@ class _Capture:
 
     def end(self) -> None:
         if time.monotonic() - self._marked > BRIEF or self._is_stirred():
+            self._repair()
             self._look()
         self._mark(NO_KEY, 0)
 
@@ -255,7 +256,6 @@ class _Capture:
                 os.lseek(number, 0, os.SEEK_CUR)
             return self._places() != self._positions
         except OSError:
-            self._repair()
             return True
 
     def _places(self) -> tuple[int, int]:
