@@ -45,54 +45,64 @@ class Site:
     folder: Path
     server: Server | None = None
 
-    def fill(self, rows: int, kind: str) -> TaskTable:
-        """The table `video` with so many PENDING rows of one kind, and the index that claims need."""
+    def fill(self, rows: int, kind: str, done: int = 0) -> TaskTable:
+        """The table `video` with so many PENDING rows of one kind, behind so many that are DONE and have their entries,
+        and the index that claims need."""
         if self.server is None:
-            return self._fill_file(rows, kind)
+            return self._fill_file(rows, kind, done)
         self.server.make_empty()
         engine = sa.create_engine(self.url, poolclass=NullPool)
-        numbers = f"generate_series(1, {rows})" if self.name == "PostgreSQL" else f"seq_1_to_{max(rows, 1)}"
+        count = done + rows
+        numbers = f"generate_series(1, {count})" if self.name == "PostgreSQL" else f"seq_1_to_{max(count, 1)}"
         number = "generate_series" if self.name == "PostgreSQL" else "seq"
         with engine.begin() as connection:
             connection.exec_driver_sql(
                 "CREATE TABLE video (id integer PRIMARY KEY, content varchar(50), status varchar(20) NOT NULL)"
             )
-            if rows:
-                connection.exec_driver_sql(f"INSERT INTO video SELECT {number}, '{kind}', 'PENDING' FROM {numbers}")
+            if count:
+                status = f"CASE WHEN {number} <= {done} THEN 'DONE' ELSE 'PENDING' END"
+                connection.exec_driver_sql(f"INSERT INTO video SELECT {number}, '{kind}', {status} FROM {numbers}")
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE video" if self.name == "PostgreSQL" else "ANALYZE TABLE video")
         engine.dispose()
-        return self._prepared()
+        return self._prepared(done)
 
-    def _fill_file(self, rows: int, kind: str) -> TaskTable:
+    def _fill_file(self, rows: int, kind: str, done: int) -> TaskTable:
         for path in self.folder.glob("tasks.db*"):
             path.unlink()
         create_file(str(self.folder / "tasks.db"))
         with contextlib.closing(sqlite3.connect(self.folder / "tasks.db")) as db, db:
             db.execute("CREATE TABLE video (id INTEGER PRIMARY KEY, content TEXT, status TEXT NOT NULL)")
-            db.executemany("INSERT INTO video VALUES (?, ?, 'PENDING')", ((key, kind) for key in range(1, rows + 1)))
-        return self._prepared()
+            words = ((key, kind, "DONE" if key <= done else "PENDING") for key in range(1, done + rows + 1))
+            db.executemany("INSERT INTO video VALUES (?, ?, ?)", words)
+        return self._prepared(done)
 
-    def _prepared(self) -> TaskTable:
+    def _prepared(self, done: int) -> TaskTable:
         table = TaskTable(self.url, "video")
         table.prepare()
         table.create_index()
+        self._enter(done, "done", 0, "NULL")
         return table
 
     def put_off(self, rows: int) -> None:
         """The first so many rows have failed once and wait for their next try, for longer than anything here takes."""
+        later = {
+            "SQLite": "unixepoch() + 36000",
+            "PostgreSQL": "now() + interval '10 hours'",
+            "MariaDB": "utc_timestamp(6) + interval 10 hour",
+        }[self.name]
+        self._enter(rows, "retry", 1, later)
+
+    def _enter(self, rows: int, ended: str, fails: int, not_before: str) -> None:
+        """Entries of the first so many rows, as a run would have left them."""
         if not rows:
             return
-        now, later = {
-            "SQLite": ("unixepoch()", "unixepoch() + 36000"),
-            "PostgreSQL": ("now()", "now() + interval '10 hours'"),
-            "MariaDB": ("utc_timestamp(6)", "utc_timestamp(6) + interval 10 hour"),
-        }[self.name]
+        now = {"SQLite": "unixepoch()", "PostgreSQL": "now()", "MariaDB": "utc_timestamp(6)"}[self.name]
         with self.connection() as run:
             run(
                 "INSERT INTO pooltable_video (id, runner_id, claim_no, attempt, round, ended, fails, lost, rescued,"
-                f" claimed_at, not_before) SELECT id, 'nobody', id, 1, 'nobody', 'retry', 1, 0, 0, {now}, {later}"
-                f" FROM video WHERE id <= {rows}"
+                f" claimed_at, finished_at, not_before) SELECT id, 'nobody', id, 1, 'nobody', '{ended}', {fails}, 0, 0,"
+                f" {now}, {now}, {not_before} FROM video WHERE id <= {rows}"
             )
             if self.server is not None:
                 run("ANALYZE pooltable_video" if self.name == "PostgreSQL" else "ANALYZE TABLE pooltable_video")
