@@ -305,8 +305,7 @@ def _bytes_of(row: Row) -> int:
     """The size of those of its values that may be large."""
     size = 0
     for value in row:
-        kind = type(value)
-        if kind is str or kind is bytes:
+        if isinstance(value, (str, bytes)):  # as a tuple: a union takes twice as long
             size += len(value)
     return size
 

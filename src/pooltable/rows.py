@@ -17,7 +17,7 @@ class Row(tuple[Any, ...]):
     fields: tuple[str, ...]
 
     def __new__(cls, fields: tuple[str, ...], values: tuple[Any, ...]) -> Row:
-        return tuple.__new__(_with_fields(fields), values)
+        return tuple.__new__(_with_fields(cls.__dict__.get("_of", cls), tuple(fields)), values)
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, str):
@@ -34,13 +34,13 @@ class Row(tuple[Any, ...]):
         raise AttributeError(f"this row has no column {name!r}; it has {', '.join(self.fields)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Row, (self.fields, tuple(self))
+        return type(self).__dict__["_of"], (self.fields, tuple(self))
 
     def __repr__(self) -> str:
         return f"Row({', '.join(f'{name}={value!r}' for name, value in zip(self.fields, self, strict=True))})"
 
 
 @lru_cache(maxsize=1000)
-def _with_fields(fields: tuple[str, ...]) -> type[Row]:
+def _with_fields(of: type[Row], fields: tuple[str, ...]) -> type[Row]:
     """The rows of one table are a class of their own, so that a row is no larger than its values."""
-    return type("Row", (Row,), {"__slots__": (), "__module__": __name__, "fields": fields})
+    return type(of.__name__, (of,), {"__slots__": (), "__module__": of.__module__, "fields": fields, "_of": of})

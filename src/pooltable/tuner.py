@@ -23,7 +23,7 @@ import psutil
 from pooltable import tasks
 from pooltable.crew import Answer, Workers
 from pooltable.errors import SettingError, TaskError, WorkerLost, WorkerStartError, describe
-from pooltable.pool.memory import available_memory, own_memory
+from pooltable.pool.memory import available_memory, private_memory
 from pooltable.reporter import own_folder
 from pooltable.rows import Row
 from pooltable.tasks import Spec
@@ -145,7 +145,7 @@ class Tuner:
             # Calls that are over before the system's clock has ticked a few times say nothing.
             long_enough = sum(answer.seconds for answer in answers) > PILOT_SECONDS / 2
             busy = (_used(pid) - before) / (time.monotonic() - began) if long_enough else 1.0
-            return Pilot(busy, own_memory(pid))
+            return Pilot(busy, private_memory(pid))
 
     def _first_calls(self, crew: TrialCrew, size: int, until: float) -> list[Answer]:
         """A few calls, one after the other; fewer where they take long."""

@@ -375,6 +375,33 @@ def test_many_records_are_bounded_per_poll_and_none_is_lost(start: Start, reader
     assert logged(events) == [str(number) for number in range(5000)]
 
 
+def test_what_brief_rows_write_is_theirs_whichever_way_they_write_it(start: Start, reader: Reader) -> None:
+    worker = start("""
+        again = open("/dev/stdout", "a")
+        begin((1,), 1); print("anew", file=again, flush=True); end()
+        print("of nobody")
+        begin((2,), 1); end()
+        begin((3,), 1); sys.stdout.write("no end of line"); end()
+        begin((4,), 1); os.write(2, b"from C\\n"); end()
+    """)
+    assert worker.ended() == 0
+    assert [(event.key, event.text) for event in everything(reader, worker)] == [
+        ((1,), "anew\n"), (None, "of nobody\n"), ((3,), "no end of line"), ((4,), "from C\n"),
+    ]  # fmt: skip
+
+
+def test_a_task_may_take_the_stream_under_stdout_for_one_of_its_own(start: Start, reader: Reader) -> None:
+    worker = start("""
+        import io
+        begin((1,), 1); sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding="utf-8"); print("mine"); end()
+        begin((2,), 1); print("mine again", flush=True); end()
+        begin((3,), 1); print("from stderr", file=sys.stderr); end()
+    """)
+    assert worker.ended() == 0
+    shown = "".join(event.text for event in everything(reader, worker) if isinstance(event, WorkerPrinted))
+    assert shown == "mine\nmine again\nfrom stderr\n"
+
+
 @pytest.mark.parametrize(
     "end", ["end()", "time.sleep(0.005); end()", "end(); time.sleep(0.005)"], ids=["brief", "long", "rest"]
 )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from pooltable.events import Event, WorkersCapped
 from pooltable.pool import memory, staff
 from pooltable.pool.local import LocalEngine
 from tests.pool.conftest import MakePool
-from tests.pool.helpers import double, until
+from tests.pool.helpers import double, pid_of, until
 
 MIB = 1 << 20
 _kept: list[bytes] = []
@@ -53,6 +56,59 @@ def test_with_enough_memory_all_workers_are_started(monkeypatch: pytest.MonkeyPa
     engine.close()
     assert engine.join(20)
     assert not [event for event in events if isinstance(event, WorkersCapped)]
+
+
+def own_and_shared(path: str, size: int) -> None:
+    """So much for itself, and the file's pages, which another process has as well."""
+    with open(path, "r+b") as file:
+        _mappings.append(mmap.mmap(file.fileno(), 0))
+    for at in range(0, len(_mappings[-1]), mmap.PAGESIZE):
+        _mappings[-1][at] = 1
+    _kept.append(os.urandom(MIB) * (size // MIB))
+
+
+_mappings: list[mmap.mmap] = []
+
+
+def test_memory_that_is_shared_hides_nothing_of_what_a_worker_has_for_itself(pool: MakePool) -> None:
+    with tempfile.NamedTemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
+        file.truncate(300 * MIB)
+        file.flush()
+        with mmap.mmap(file.fileno(), 0) as mapping:
+            for at in range(0, len(mapping), mmap.PAGESIZE):
+                mapping[at] = 1
+            p = pool(1, memory=100 * MIB)
+            p.apply(own_and_shared, (file.name, 50 * MIB))
+            first = p.apply(pid_of)
+            assert p.stats().workers[0].memory < 100 * MIB
+            p.apply(own_and_shared, (file.name, 150 * MIB))
+            until(lambda: p.apply(pid_of) != first)
+
+
+def test_a_limit_holds_where_shared_memory_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(path: str) -> str:
+        if path.endswith("smaps_rollup"):
+            raise PermissionError(path)
+        return Path(path).read_text()
+
+    monkeypatch.setattr(memory, "read", hidden)
+    size = memory.own_memory(os.getpid())
+    assert size is not None
+    assert memory.over_limit(os.getpid(), size // 2) is not None
+    assert memory.over_limit(os.getpid(), 2 * size) is None
+
+
+def spoil_imports() -> int:
+    sys.path.clear()
+    sys.meta_path.clear()
+    for name in [name for name in sys.modules if name.startswith("pooltable.")]:
+        del sys.modules[name]
+    return os.getpid()
+
+
+def test_a_worker_that_can_import_nothing_any_more_is_weighed_all_the_same(pool: MakePool) -> None:
+    p = pool(1, memory="1GB")
+    assert p.apply(spoil_imports) == p.apply(pid_of)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 
 import pytest
@@ -33,6 +34,17 @@ def test_an_unknown_column_is_named_with_those_that_are_there():
         _ = row.contents
     with pytest.raises(KeyError, match="no column 'contents' here; there are id, content"):
         _ = row["contents"]
+
+
+class Clip(Row):
+    def name(self) -> str:
+        return self.content.removesuffix(".mp4")
+
+
+def test_a_class_of_ones_own_stays_one():
+    clip = Clip(["id", "content"], (7, "a.mp4"))
+    for same in (clip, pickle.loads(pickle.dumps(clip)), copy.deepcopy(clip), type(clip)(clip.fields, (7, "a.mp4"))):
+        assert (isinstance(same, Clip), same.name(), same) == (True, "a", (7, "a.mp4"))
 
 
 def test_the_text_of_a_row_names_its_columns():

@@ -99,6 +99,7 @@ class _Appended:
         self._words = words
         self._generation = generation
         self._past = 0
+        self.writes = 0
         self.fd = self._open(os.O_CREAT)
         opened = os.fstat(self.fd)
         self._identity = (opened.st_ino, opened.st_dev)
@@ -144,6 +145,7 @@ class _Appended:
         found = self._stat()
         if found is None:
             return
+        self.writes += 1
         size = memoryview(data).nbytes
         # Past the limit a little is let through: what follows a flood is often the error that explains it.
         self._past = self._past + size if found.st_size >= FULL else 0
@@ -214,6 +216,7 @@ class _Capture:
         self._serial = 0
         self._versions = [0] * SLOTS
         self._at = (0, 0)
+        self._writes = (0, 0)
         self._positions = (-1, -1)
         self._marked = 0.0
         for number in (1, 2):
@@ -230,28 +233,35 @@ class _Capture:
         vars(sys).update(__stdout__=self._stdout, __stderr__=self._stderr)
 
     def begin(self, key: tuple[Any, ...], attempt: int) -> None:
-        # Right after the last row nothing can have changed but what that row did, which was looked at then.
-        if time.monotonic() - self._marked > BRIEF or self._stdout.closed or self._stderr.closed:
-            self._repair()
+        # Right after the last row, which was looked at when it ended, there is nothing to see unless we have written.
+        if time.monotonic() - self._marked > BRIEF or not self._are_open() or self._has_written():
             self._look()
         self._mark(pack_key(key), attempt)
 
     def end(self) -> None:
         if time.monotonic() - self._marked > BRIEF or self._is_stirred():
-            self._repair()
             self._look()
         self._mark(NO_KEY, 0)
 
     def progress(self, done: float, total: float) -> None:
         PROGRESS.pack_into(self._memory, PROGRESS_AT, self._marked, done, total)
 
-    def _is_stirred(self) -> bool:
-        """Whether a brief row has written something, or has closed what is written to. A tenth of the price of a look;
-        it does not see what a program writes that opens our file anew, but no program is that brief."""
+    def _are_open(self) -> bool:
         try:
-            if self._stdout.closed:
+            return not (self._stdout.closed or self._stderr.closed)
+        except ValueError:
+            return False  # somebody has taken what is under it for a stream of their own
+
+    def _has_written(self) -> bool:
+        """Whether this process has printed or logged since the last look."""
+        self._stdout.flush()
+        return self._writes != (self._out.writes, self._log.writes)
+
+    def _is_stirred(self) -> bool:
+        """Whether anybody has written since the last look, or closed what is written to: for a part of its price."""
+        try:
+            if not self._are_open() or self._has_written():
                 return True
-            self._stdout.flush()
             for number in (1, 2):
                 os.lseek(number, 0, os.SEEK_CUR)
             return self._places() != self._positions
@@ -259,11 +269,12 @@ class _Capture:
             return True
 
     def _places(self) -> tuple[int, int]:
-        return os.lseek(self._out.fd, 0, os.SEEK_CUR), os.lseek(self._log.fd, 0, os.SEEK_CUR)
+        # Anybody may write to the first, through a descriptor of their own; to the second only a child forked off, too.
+        return os.fstat(self._out.fd).st_size, os.lseek(self._log.fd, 0, os.SEEK_CUR)
 
     def _repair(self) -> None:
         """Undoes what the last row did to the streams, as far as nobody else owns what stands in their place now."""
-        if self._stdout.closed or self._stderr.closed:
+        if not self._are_open():
             found = [sys.stdout, sys.stderr]
             ours = [sys.stdout is self._stdout, sys.stderr is self._stderr]
             self._open_streams()
@@ -280,11 +291,12 @@ class _Capture:
                 os.dup2(self._out.fd, number)
 
     def _look(self) -> None:
-        """See how much was written."""
-        if not self._stdout.closed:
-            self._stdout.flush()
+        """Mend what was closed, and see how much was written."""
+        self._repair()
+        self._stdout.flush()
+        # These first: what is written after them shows the next time.
+        self._writes = self._out.writes, self._log.writes
         try:
-            # First: what is written after it shows the next time.
             self._positions = self._places()
         except OSError:
             self._positions = (-1, -1)

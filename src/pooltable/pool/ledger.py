@@ -7,7 +7,7 @@
 Pure: it is told what happened and answers what to do, knows no process, clock or socket, and takes no lock (the engine
 holds one, but for `accept`). Calls are numbers and plain tuples, because this runs for every call.
 
-A worker gets calls in batches of about a millisecond's worth, by the measured pace of the function, and one batch
+A worker gets calls in batches of about two milliseconds' worth, by the measured pace of the function, and one batch
 ahead, so that short calls cost few messages. Calls that were sent and not started can be taken back from the tail.
 """
 
@@ -25,7 +25,7 @@ LEAVING = "leaving"
 
 # One batch: so many seconds of work, calls, bytes. Calls that take longer than _AHEAD are not sent ahead of time: the
 # gap between two of them is not worth it.
-_WINDOW = 0.001
+_WINDOW = 0.002
 _AHEAD = 0.01
 _CALLS = 512
 _BYTES = 49152

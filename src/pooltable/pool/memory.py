@@ -26,34 +26,52 @@ def _size_of(size: Any) -> int | None:
         raise ValueError(f'memory must be a size such as 4000000000, "4GB" or "512MiB", not {size!r}') from None
 
 
-def own_memory(pid: int | str) -> int | None:
-    """The bytes of anonymous memory that a process shares with no other: what one more like it would cost. None if
-    unknown.
+def private_memory(pid: int) -> int | None:
+    """The bytes that a process shares with no other: what one more like it would cost. None if unknown.
 
-    A forked process has most pages in common with the one it came from; they count for nobody, nor do mapped files and
-    buffers.
+    A forked process has most pages in common with the one it came from; they count for nobody.
     """
     try:
-        sizes = {}
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as rows:
-            for row in list(rows)[1:]:
-                name, size, *_ = row.split()
-                sizes[name] = int(size) * 1024
-        return max(0, sizes[b"Anonymous:"] - sizes[b"Shared_Dirty:"]) + sizes[b"Swap:"]
+        sizes = _mapped(pid)
+        return sizes["Private_Dirty:"] + sizes["Swap:"]
     except (OSError, ValueError, KeyError):
         return None
 
 
+def own_memory(pid: int | str) -> int | None:
+    """The bytes of anonymous memory that a process shares with no other; None if unknown. Mapped files and buffers do
+    not count."""
+    try:
+        sizes = _mapped(pid)
+        # Each of the two holds what the other does not: pages that are shared, and buffers that nobody else has mapped.
+        return min(sizes["Anonymous:"], sizes["Private_Dirty:"])
+    except (OSError, ValueError, KeyError):
+        return _anonymous(pid)
+
+
 def over_limit(pid: int | str, limit: int) -> int | None:
     """The size of a process that has more memory for itself than `limit` bytes; None if it has not, or if unknown."""
+    # The kernel counts all pages at no cost, but has to look at each to tell those that are shared.
+    size = _anonymous(pid)
+    if size is not None and size > limit:
+        size = own_memory(pid)
+    return size if size is not None and size > limit else None
+
+
+def _mapped(pid: int | str) -> dict[str, int]:
+    """The bytes of each kind of memory that a process has mapped."""
+    sizes = {}
+    for row in read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]:
+        name, size, *_ = row.split()
+        sizes[name] = int(size) * 1024
+    return sizes
+
+
+def _anonymous(pid: int | str) -> int | None:
     try:
-        # The kernel counts all pages at no cost, but has to look at each to tell those that are shared.
-        if _field(f"/proc/{pid}/status", "RssAnon:") * 1024 <= limit:
-            return None
+        return _field(f"/proc/{pid}/status", "RssAnon:") * 1024
     except (OSError, ValueError):
         return None
-    size = own_memory(pid)
-    return size if size is not None and size > limit else None
 
 
 def available_memory() -> int | None:

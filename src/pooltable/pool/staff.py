@@ -32,7 +32,7 @@ from pooltable.pool import preload
 from pooltable.pool.causes import OutOfMemoryCounter, detail_of, likely_cause, start_error
 from pooltable.pool.engine import GIVEN
 from pooltable.pool.ledger import LEAVING, STARTING, TRIES, Seat
-from pooltable.pool.memory import available_memory, own_memory
+from pooltable.pool.memory import available_memory, private_memory
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.worker import dump_signal
 
@@ -218,12 +218,12 @@ class Staff:
     def _weigh(self, first: WorkerProcess) -> None:
         """See for how many like the first one there is memory; those that are too many and still starting end."""
         ledger = self._floor.ledger
-        size, left = own_memory(first.pid), available_memory()
+        size, left = private_memory(first.pid), available_memory()
         if ledger.size == 1 or not size or left is None:
             return
         with self._floor.lock:
             workers = list(self.workers.values())
-        taken = sum(own_memory(worker.pid) or 0 for worker in workers)
+        taken = sum(private_memory(worker.pid) or 0 for worker in workers)
         count = max(1, (left + taken) // size)
         if count >= ledger.size:
             return

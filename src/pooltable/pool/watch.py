@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # A batch is looked at after so many seconds of silence, and again after _SETTLED: what did not change meanwhile is
 # true.
-_SILENT = 0.003
-_SETTLED = 0.002
+_SILENT = 0.006
+_SETTLED = 0.004
 _MEMORY_EVERY = 0.5
 
 

@@ -2,7 +2,7 @@
 
     parent                                      worker
     calls, one or a small batch  -- wire -->    take a token -> load -> run -> pickle -> note in the slab
-    answers                      <-- wire --    at the end of the batch, or after a millisecond
+    answers                      <-- wire --    at the end of the batch, or after two milliseconds
 
 A worker runs one call at a time, in the order it got them, on its main thread, and starts no thread of its own. It
 shares no lock, queue or semaphore with any other process, so it can die at any moment and harm nobody. It imports as
@@ -29,7 +29,7 @@ RETURNED = 0
 RAISED = 1
 
 # Results wait in the worker for at most so long, in seconds, before they are sent, and while they are at most so large.
-_FLUSH = 0.001
+_FLUSH = 0.002
 _ENOUGH = 49152
 # Its threads are looked at after so many seconds, and then ever more rarely.
 _FIRST_LOOK = 0.5
@@ -228,13 +228,16 @@ class _Scales:
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._next = 0.0
+        if limit is not None:
+            # Now, because a task may leave nothing with which something could be imported.
+            from pooltable.pool.memory import over_limit
+
+            self._over_limit = over_limit
 
     def __call__(self, now: float) -> None:
         if self._limit is None or now < self._next:
             return
-        from pooltable.pool.memory import over_limit
-
-        if over_limit("self", self._limit) is not None:
+        if self._over_limit("self", self._limit) is not None:
             ask_to_be_recycled()
         # To look at a large process takes milliseconds: one part in twenty of the time at most.
         ended = perf_counter()
