@@ -41,6 +41,17 @@ def recycle() -> int:
     return os.getpid()
 
 
+def noted(path: str, number: int, how: str) -> int:
+    """Leaves a note; in between it asks for its worker to be recycled, or raises what has the same effect."""
+    with open(path, "a") as notes:
+        notes.write(f"{number}\n")
+    if how == "asks":
+        ask_to_be_recycled()
+    if how == "raises":
+        raise MemoryError(number)
+    return number
+
+
 _kept: Any = None
 
 
@@ -191,6 +202,28 @@ def test_a_call_can_ask_for_its_worker_to_be_recycled(pool: MakePool) -> None:
     pids = [result.get(10) for result in results]
     assert pids[0] not in pids[1:]
     assert len(set(pids)) == 2
+
+
+@pytest.mark.parametrize("how", ["asks", "raises"])
+def test_short_calls_behind_one_that_has_its_worker_recycled_are_run_once_each(
+    pool: MakePool, tmp_path: Path, how: str
+) -> None:
+    p = pool(2)
+    notes = tmp_path / "notes"
+    notes.touch()
+    p.map(double, range(100), 1)  # so that its pace is known, and many calls travel together
+    assert p.starmap(noted, [(str(notes), number, "") for number in range(100)], 1) == list(range(100))
+    calls = [
+        p.apply_async(noted, (str(notes), number, how if number % 150 == 149 else "")) for number in range(100, 1000)
+    ]
+    ends = []
+    for call in calls:
+        try:
+            ends.append(call.get(20))
+        except MemoryError as error:
+            ends.append(error.args[0])
+    assert ends == list(range(100, 1000))
+    assert sorted(map(int, notes.read_text().split())) == list(range(1000))
 
 
 def test_a_worker_that_has_grown_is_replaced_between_calls(pool: MakePool) -> None:

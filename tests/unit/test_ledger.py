@@ -76,8 +76,8 @@ def test_a_function_whose_pace_is_unknown_is_sent_alone_and_not_ahead() -> None:
     assert batch(ledger, seat) == []
 
 
-def test_short_calls_travel_in_batches_of_a_millisecond_and_one_batch_ahead() -> None:
-    ledger, (seat,) = ledger_with(1, pace=0.000099)
+def test_short_calls_travel_in_batches_of_two_milliseconds_and_one_batch_ahead() -> None:
+    ledger, (seat,) = ledger_with(1, pace=0.000198)
     accept(ledger, 1000)
     assert len(batch(ledger, seat)) == 10
     assert seat.tokened
@@ -104,7 +104,7 @@ def test_few_calls_are_shared_out_rather_than_sent_to_one_worker() -> None:
 
 
 def test_nothing_is_sent_ahead_while_somebody_is_idle() -> None:
-    ledger, (busy, _) = ledger_with(2, pace=0.000099)
+    ledger, (busy, _) = ledger_with(2, pace=0.000198)
     accept(ledger, 100)
     batch(ledger, busy)
     assert batch(ledger, busy) == []
@@ -151,7 +151,7 @@ def test_a_cancelled_call_is_skipped_where_it_waits() -> None:
 
 
 def test_recalled_calls_wait_before_all_others_and_in_order() -> None:
-    ledger, (seat,) = ledger_with(1, pace=0.000099)
+    ledger, (seat,) = ledger_with(1, pace=0.000198)
     accept(ledger, 1000)
     batch(ledger, seat)
     assert [ledger.recall(seat) for _ in range(3)] == [10, 9, 8]
@@ -161,7 +161,7 @@ def test_recalled_calls_wait_before_all_others_and_in_order() -> None:
 
 def test_after_a_recall_nothing_is_sent_to_the_worker_until_it_has_said_what_it_dropped() -> None:
     # Else a new call's token would be spent on a recalled one, which would run twice.
-    ledger, (seat,) = ledger_with(1, pace=0.000099)
+    ledger, (seat,) = ledger_with(1, pace=0.000198)
     accept(ledger, 1000)
     batch(ledger, seat)
     batch(ledger, seat)
@@ -178,7 +178,7 @@ def test_after_a_recall_nothing_is_sent_to_the_worker_until_it_has_said_what_it_
 
 
 def test_a_dead_worker_fails_only_the_call_it_was_running() -> None:
-    ledger, (seat,) = ledger_with(1, pace=0.000099)
+    ledger, (seat,) = ledger_with(1, pace=0.000198)
     accept(ledger, 12)
     sent = batch(ledger, seat)
     answer(ledger, seat, 1, 2)
@@ -190,7 +190,7 @@ def test_a_dead_worker_fails_only_the_call_it_was_running() -> None:
 
 
 def test_a_worker_that_dies_between_two_calls_fails_none() -> None:
-    ledger, (seat,) = ledger_with(1, pace=0.000099)
+    ledger, (seat,) = ledger_with(1, pace=0.000198)
     accept(ledger, 10)
     batch(ledger, seat)
     answer(ledger, seat, 1)

@@ -157,7 +157,9 @@ class Hearing:
             if answers:
                 ledger.note_pace(seat.batches[0][answers[-1][0]][1], seconds / len(answers))
             if ended:
-                ledger.batch_ended(seat, dropped)
+                # Who leaves may not have done all of its batch: that goes elsewhere with its other calls, when it is gone.
+                if not leaving:
+                    ledger.batch_ended(seat, dropped)
                 self._floor.watch.forget(worker)
             else:
                 self._floor.watch.batch(worker, seat.since)
