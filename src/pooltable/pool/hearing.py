@@ -157,7 +157,7 @@ class Hearing:
             if answers:
                 ledger.note_pace(seat.batches[0][answers[-1][0]][1], seconds / len(answers))
             if ended:
-                # Who leaves may not have done all of its batch: that goes elsewhere with its other calls, when it is gone.
+                # Who leaves may not have done all of its batch: the rest goes elsewhere when it is gone.
                 if not leaving:
                     ledger.batch_ended(seat, dropped)
                 self._floor.watch.forget(worker)
