@@ -3,11 +3,11 @@
     python -m benchmarks.pool_chaos [--minutes 1] [--seed N] [--context forkserver|spawn|fork|all]
 
 Calls of every kind go to a Pool and a PoolExecutor at once, from several threads, some hundred at a time: short and
-slow ones, such that raise, end their worker, return or take megabytes, or cannot be pickled, and such that are
-cancelled or run over their time limit. Meanwhile workers are killed, stopped and continued at random. In the end every
-call must have been answered with its own value or with the error that fits, none may have run twice, and no process,
-descriptor or memory may be left. The same seed makes the same choices, not the same timing; the exit code is 1 when
-something is wrong.
+slow ones, such that raise, end their worker or have it recycled, return or take megabytes, or cannot be pickled, and
+such that are cancelled or run over their time limit. Meanwhile workers are killed, stopped and continued at random. In
+the end every call must have been answered with its own value or with the error that fits, none may have run twice, and
+no process, descriptor or memory may be left. The same seed makes the same choices, not the same timing; the exit code
+is 1 when something is wrong.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import psutil
 
 from pooltable import Pool, PoolExecutor, TimeLimitExceeded, WorkerLost
 from pooltable.pool.results import AsyncResult
+from pooltable.pool.worker import ask_to_be_recycled
 
 CONTEXTS = ("forkserver", "spawn", "fork")
 WORKERS = 3
@@ -65,8 +66,6 @@ class TwoArguments(Exception):
 def run(kind: str, number: int, load: bytes = b"") -> Any:
     os.write(notes, struct.pack("=Q", number))
     match kind:
-        case "short":
-            return number
         case "slow":
             time.sleep(number % 7 / 20)
             return number
@@ -94,6 +93,16 @@ def run(kind: str, number: int, load: bytes = b"") -> Any:
     return None
 
 
+def brief(kind: str, number: int) -> int:
+    """Calls that travel many at a time, because all calls of this function are short."""
+    os.write(notes, struct.pack("=Q", number))
+    if kind == "recycles":
+        ask_to_be_recycled()
+    elif kind == "needs too much":
+        raise MemoryError(number)
+    return number
+
+
 class NotToBePickled:
     def __reduce__(self) -> Any:
         raise ValueError("not to be pickled")
@@ -103,6 +112,8 @@ class NotToBePickled:
 
 KINDS = {
     "short": 60,
+    "recycles": 1,
+    "needs too much": 1,
     "slow": 6,
     "busy": 6,
     "raises": 6,
@@ -123,7 +134,9 @@ def is_right(kind: str, number: int, value: Any, error: BaseException | None) ->
     if isinstance(error, WorkerLost):
         return kind != "not to be pickled"
     match kind:
-        case "short" | "slow" | "busy":
+        case "needs too much":
+            return isinstance(error, MemoryError) and error.args == (number,)
+        case "short" | "recycles" | "slow" | "busy":
             return error is None and value == number
         case "raises":
             return error is not None and f"{number} was asked to" in str(error)
@@ -322,8 +335,9 @@ class Through:
         if self._future and limit:
             # The executor's limit belongs to all of its calls.
             args, limit = ("dies", number), {}
+        function = brief if kind in ("short", "recycles", "needs too much") else run
         try:
-            handle = self._submit(run, *args) if self._future else self._submit(run, args, **limit)
+            handle = self._submit(function, *args) if self._future else self._submit(function, args, **limit)
         except ValueError as error:
             return error
         if kind == "cancelled":
