@@ -250,6 +250,7 @@ class Ledger:
             (number, entry) for batch in seat.batches for number, entry in batch.items() if number in self.calls
         ]
         self.remove(seat)
+        seat.batches.clear()  # its worker is remembered for a while, and what it was sent may be large
         self.waiting.extendleft(entry for number, entry in reversed(open_ones) if number != started)
         self._largest = max([self._largest, *(len(entry[2]) for _, entry in open_ones)])
         return Death(started if any(number == started for number, _ in open_ones) else None, useless)

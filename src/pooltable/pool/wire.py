@@ -190,6 +190,10 @@ class Channel:
         raise BlockingIOError
 
     def close(self) -> None:
+        # Its worker is remembered for a while.
+        self._buffer = bytearray()
+        self._buffers = [self._buffer]
+        self._view = memoryview(self._buffer)
         self._outbox.clear()
         while self.files:
             os.close(self.files.popleft())
