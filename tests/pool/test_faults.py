@@ -192,6 +192,16 @@ def test_a_call_over_its_time_limit_is_ended(pool: MakePool) -> None:
     goes_on(p)
 
 
+def test_calls_that_end_in_time_are_not_remembered_for_as_long_as_they_might_have_taken(pool: MakePool) -> None:
+    p = pool(2, time_limit=3600)
+    assert sum(p.imap_unordered(helpers.double, range(1000))) == 999_000
+    assert len(p._engine._floor.alarms) < 20
+    # A shorter limit counts at once, and a longer one after it does not make it longer.
+    with pytest.raises(TimeLimitExceeded):
+        p.apply_async(nap, (60,), time_limit=0.3).get(10)
+    assert p.apply_async(nap, (0.6, "in time"), time_limit=60).get(10) == "in time"
+
+
 def test_a_time_limit_holds_for_each_item_of_a_map(pool: MakePool) -> None:
     p = pool(2, time_limit=1.5)
     p.map(double, range(4))

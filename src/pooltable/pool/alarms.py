@@ -21,6 +21,9 @@ class Alarms:
         self._sleeps_until = inf
         self._wake = wake
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
     def set(self, when: float, act: Callable[..., None], *about: Any) -> None:
         """Call `act(now, *about)` on the I/O thread at that monotonic time."""
         heappush(self._heap, (when, next(self._order), act, about))

@@ -10,6 +10,7 @@ import errno
 import os
 import signal
 import threading
+from math import inf
 from typing import Any, NamedTuple
 
 from pooltable.pool import wire, worker
@@ -66,6 +67,12 @@ class WorkerProcess:
         self.greeted = False  # it has said that it is ready
         self.watched = False  # an alarm will look whether it is silent
         self.mark: tuple[int, int, int] | None = None
+        self.limited = (
+            0,
+            0.0,
+            0.0,
+        )  # its last call with a time limit: number, limit, when that is over
+        self.limit_rings = inf  # when an alarm will look at that
         self.why: Any = ""  # why it ends, if we ended it
         self.cause: str | None = None
         self.doom: BaseException | None = None  # how the call `doomed` ends, which is being killed

@@ -6,6 +6,7 @@ limit of memory is looked at regularly. The floor's lock is held in all of this.
 
 from __future__ import annotations
 
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -91,12 +92,25 @@ class Watch:
     # ---- limits
 
     def limit(self, worker: WorkerProcess, number: int, seconds: float, now: float) -> None:
-        """This worker runs a call that may take so many seconds."""
-        self._floor.alarms.set(now + seconds, self._over_limit, worker, number, seconds)
+        """This worker runs a call that may take so many seconds, and nothing else."""
+        # One alarm for all its calls: with one for each, short ones would be remembered for as long as their limit.
+        worker.limited = number, seconds, now + seconds
+        self._ring_at(worker, now + seconds)
 
-    def _over_limit(self, now: float, worker: WorkerProcess, number: int, seconds: float) -> None:
-        if number in self._floor.ledger.calls and worker.seat.has(number):
+    def _ring_at(self, worker: WorkerProcess, when: float) -> None:
+        if when < worker.limit_rings:
+            worker.limit_rings = when
+            self._floor.alarms.set(when, self._look_at_limit, worker)
+
+    def _look_at_limit(self, now: float, worker: WorkerProcess) -> None:
+        worker.limit_rings = inf
+        number, seconds, over = worker.limited
+        if number not in self._floor.ledger.calls or not worker.seat.has(number):
+            return
+        if now >= over:
             self._floor.staff.doom(worker, number, TimeLimitExceeded(seconds))
+        else:
+            self._ring_at(worker, over)
 
     def _weigh(self, now: float, limit: int) -> None:
         """End workers that are over the hard limit of memory in the middle of a call."""
