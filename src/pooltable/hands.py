@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 
-from pooltable.batches import End
+from pooltable.batches import End, Going
 from pooltable.crew import Answer, Crew, Inbox
 from pooltable.errors import CannotStore, Fail, Later, TimeLimitExceeded, WorkerLost
 from pooltable.outcomes import Outcome, Raised, Returned
@@ -153,12 +153,9 @@ class Hands:
     def _send(self, sent: Sent) -> None:
         try:
             if self._batch == 1:
-                (held,) = sent
-                call = self._crew.send(tuple(held.row), held.claim.attempt, held.claim.idempotency_key)
+                call = self._crew.send(*_going(sent[0]))
             else:
-                call = self._crew.send_batch(
-                    tuple((tuple(held.row), held.claim.attempt, held.claim.idempotency_key) for held in sent)
-                )
+                call = self._crew.send_batch(tuple(map(_going, sent)))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             # A value of the driver's own that cannot travel: the row pays for it, not the run.
             if len(sent) > 1:
@@ -299,6 +296,10 @@ class Hands:
         self._ended = [ended for ended in self._ended if id(ended) not in tried] + locked
         self._ended_since = now
         return burst
+
+
+def _going(held: Held) -> Going:
+    return tuple(held.row), held.claim.attempt, held.claim.idempotency_key
 
 
 def _bytes_of(row: Row) -> int:
