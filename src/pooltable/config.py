@@ -190,6 +190,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
     "Workers": (
         Setting("threads", "count", None, "Threads that each worker owns. (default: cores / processes)", least=1),
         Setting("devices", "text", None, "Devices to deal out to the workers, such as cuda:0,cuda:1; auto: all."),
+        Setting("setup", "text", None, "app:function, for each worker before it imports the task: django.setup."),
         Setting("preload", "text", None, "Modules to import once for all workers, such as numpy,torch."),
         Setting("memory", "size", None, "Memory of one worker, such as 4GB: recycled above it.", least=1),
         Setting("maxtasksperchild", "count", None, "Replace a worker after so many rows.", least=1),

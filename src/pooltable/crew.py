@@ -26,6 +26,7 @@ from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pool import engine
 from pooltable.pool.devices import devices_of
 from pooltable.pool.local import LocalEngine
+from pooltable.pool.setup import Setup, check as check_setup
 from pooltable.signals import StopRequests
 from pooltable.tasks import Spec
 
@@ -128,7 +129,10 @@ class Crew(Protocol):
 
 @dataclass(frozen=True)
 class Workers:
-    """How the worker processes are made; each field as in `Pool`."""
+    """How the worker processes are made; each field as in `Pool`.
+
+    `setup="django.setup"` is what each worker does before the task's module is imported there.
+    """
 
     threads: int | None = None
     devices: str | None = None
@@ -137,11 +141,16 @@ class Workers:
     maxtasksperchild: int | None = None
     idle_timeout: float | None = None
     context: Any = None
+    setup: str | Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         for name in ("threads", "devices", "preload", "memory", "maxtasksperchild", "idle_timeout"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, BY_NAME[name].read(getattr(self, name), "Workers"))
+        try:
+            check_setup(self.setup)
+        except (ValueError, TypeError) as error:
+            raise SettingError(str(error)) from None
 
     def count(self) -> int | None:
         """How many there should be by these fields alone: one for each device. Raises SettingError for one that is not
@@ -342,15 +351,16 @@ class ThisProcess:
 class SomebodysExecutor:
     """Runs rows through any `concurrent.futures.Executor`; it stays the caller's, who also ends it."""
 
-    def __init__(self, spec: Spec, inbox: Inbox, executor: Executor, workers: int) -> None:
+    def __init__(self, spec: Spec, inbox: Inbox, executor: Executor, workers: int, setup: Setup = None) -> None:
         import cloudpickle
 
         self.inbox = inbox
         self.broken: BaseException | None = None
         self._executor = executor
         self._workers = workers
-        # By value and once: each process of the executor prepares itself when the first row reaches it.
-        self._spec = (uuid4().hex, cloudpickle.dumps(spec))
+        # By value and once: each process of the executor prepares itself when the first row reaches it. Unpickling the
+        # task imports its module, which may need what the setup does.
+        self._spec = (uuid4().hex, cloudpickle.dumps((setup, cloudpickle.dumps(spec))))
         self._numbers = count(1)
         # Of what the function returned and the seconds it took there.
         self._futures: dict[int, Future[tuple[Any, float]]] = {}

@@ -146,6 +146,9 @@ class Logs:
 
     def __init__(self, print_line: Callable[[str], object] | None = None) -> None:
         self._print_line = print_line or _print_line
+        # How workers failed to start: as a rule all of them fail alike, and whoever ends the run tells it once more.
+        self._start_failures: set[str] = set()
+        self._broken = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -163,14 +166,30 @@ class Logs:
                 log.log(level, "run %s ended%s: %s", summary.run, reason, summary_text(summary), extra=facts)
             case RunStarted() | RowsClaimed() | Waiting() | Paused() | Stopping() | Halted():
                 _tell_run(event)
-            case (
-                WorkerStarting() | WorkerReady() | WorkerEnded() | WorkersBroken() | WorkersCapped() | TooManyThreads()
-            ):
+            case WorkerEnded():
+                self._worker_ended(event)
+            case WorkersBroken(error=error):
+                self._broken = True
+                _tell(DEBUG, "%s", describe(error).reason)
+            case WorkerStarting() | WorkerReady() | WorkersCapped() | TooManyThreads():
                 _tell_worker(event)
             case RowNotWritten() | RowsRescued() | EndsForgotten():
                 _tell_trouble(event)
             case DatabaseAway() | DatabaseBack() | LeaseLapsed() | Noticed():
                 _tell_trouble(event)
+
+    def _worker_ended(self, event: WorkerEnded) -> None:
+        level = {"lost": WARNING, "start failed": ERROR, "killed": WARNING}.get(event.why, DEBUG)
+        detail = f": {event.detail.rstrip()}" if event.detail else ""
+        if event.why == "start failed" and event.detail:
+            if event.detail in self._start_failures:
+                level, detail = DEBUG, ": the same error as before"
+            self._start_failures.add(event.detail)
+        elif event.why == "killed" and self._broken:
+            level = DEBUG  # it was still starting, in vain
+        code = "" if event.exitcode is None else f", exit code {event.exitcode}"
+        text = "worker %d ended (%s, pid %d%s)%s"
+        _tell(level, text, event.worker, event.why, event.pid, code, detail, worker=event.worker)
 
     def _printed(self, event: WorkerPrinted) -> None:
         heard = output.isEnabledFor(INFO) and output.hasHandlers()
@@ -299,7 +318,7 @@ def _tell_run(event: RunStarted | RowsClaimed | Waiting | Paused | Stopping | Ha
 
 
 def _tell_worker(
-    event: WorkerStarting | WorkerReady | WorkerEnded | WorkersBroken | WorkersCapped | TooManyThreads,
+    event: WorkerStarting | WorkerReady | WorkersCapped | TooManyThreads,
 ) -> None:
     match event:
         case WorkerStarting():
@@ -307,19 +326,10 @@ def _tell_worker(
         case WorkerReady():
             took = seconds_text(event.seconds)
             _tell(DEBUG, "worker %d is ready after %s (pid %d)", event.worker, took, event.pid, worker=event.worker)
-        case WorkerEnded():
-            levels = {"lost": WARNING, "start failed": ERROR, "killed": WARNING}
-            detail = f": {event.detail.rstrip()}" if event.detail else ""
-            code = "" if event.exitcode is None else f", exit code {event.exitcode}"
-            text = "worker %d ended (%s, pid %d%s)%s"
-            level = levels.get(event.why, DEBUG)
-            _tell(level, text, event.worker, event.why, event.pid, code, detail, worker=event.worker)
         case WorkersCapped():
             _tell(WARNING, "%s", event)
         case TooManyThreads():
             _tell(WARNING, "%s", event, worker=event.worker)
-        case WorkersBroken():
-            _tell(ERROR, "no worker can be started: %s", describe(event.error).reason)
 
 
 def _tell_trouble(

@@ -155,7 +155,7 @@ class Runner:
         task, initializer = tasks.portable(self._task), self._initializer and tasks.portable(self._initializer)
         spec = tasks.Spec(task, self._table.fields, len(self._table.key), initializer, self._initargs, self._batch)
         if self._executor is not None:
-            return SomebodysExecutor(spec, self._inbox, self._executor, self._plan.size)
+            return SomebodysExecutor(spec, self._inbox, self._executor, self._plan.size, self._workers.setup)
         if self._processes == 0:
             return ThisProcess(spec, self._inbox, self._requests)
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from pooltable.cores import usable_cores
 from pooltable.errors import RemoteError, TaskError, TimeLimitExceeded, WorkerStartError
-from pooltable.pool import capture, worker
+from pooltable.pool import capture, setup as setups, worker
 from pooltable.rows import Row
 
 # Takes a Row, or with `batch` a list of them.
@@ -308,10 +308,12 @@ def _prepare(number: str, pickled: bytes) -> Spec:
             try:
                 import cloudpickle
 
-                spec = cloudpickle.loads(pickled)
+                setup, task = cloudpickle.loads(pickled)
+                setups.call(setup)
+                spec = cloudpickle.loads(task)
                 initialize(spec)
             except Exception as error:
-                told = f"no worker can be started: {type(error).__name__}: {error}"
+                told = f"no worker can be started: {type(error).__name__}: {error}{setups.remedy(type(error).__name__)}"
                 raise WorkerStartError(told, traceback.format_exc()) from None
             _prepared[number] = spec
             for old in list(_prepared)[:-_KEPT]:
@@ -373,6 +375,24 @@ def name_of(task: object) -> str:
     return name if module in (None, "__main__", "builtins") else f"{module}:{name}"
 
 
+def set_up(setup: str | None) -> None:
+    """Do here, before a task is loaded, what its workers do: `setup` is "module:function", or "module.function".
+
+    Raises TaskError where it is missing or raises.
+    """
+    if setup is None:
+        return
+    try:
+        setups.check(setup)
+    except ValueError as error:
+        raise TaskError(str(error)) from None
+    call = load(setup if ":" in setup else ":".join(setup.rpartition(".")[::2]))
+    try:
+        call()
+    except Exception as error:
+        raise TaskError(f"setup {setup} raised {type(error).__name__}{_where(error)}: {error}") from error
+
+
 def load(path: str) -> Callable[..., Any]:
     """The function behind "module:function", such as "app:mission"; the current folder is importable.
 
@@ -408,8 +428,8 @@ def _module(name: str, path: str) -> Any:
             ) from None
         raise TaskError(f"{path!r}: {name} needs the module {error.name!r}, which is not installed") from error
     except Exception as error:
-        where = _where(error)
-        raise TaskError(f"{path!r}: importing {name} failed{where}: {type(error).__name__}: {error}") from error
+        told = f"{type(error).__name__}: {error}{setups.remedy(type(error).__name__)}"
+        raise TaskError(f"{path!r}: importing {name} failed{_where(error)}: {told}") from error
 
 
 def _where(error: BaseException) -> str:

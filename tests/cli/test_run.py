@@ -47,6 +47,50 @@ def test_some_rows_failed_is_exit_1_and_each_says_worker_and_row_on_stderr(hosts
     assert "Traceback" not in done.stderr
 
 
+def test_an_initializer_that_raises_is_told_once_with_its_traceback(hosts: Any) -> None:
+    done = hosts.run("run", "app:mission", "--initializer", "app:broken_start")
+    assert done.returncode == 5
+    assert done.stderr.count("Traceback") == 1
+    lines = done.stderr.splitlines()
+    assert lines[-1] == "pooltable: no worker can be started: OSError: no such model file"
+    assert sum("no worker can be started" in line for line in lines) == 1
+
+
+MODELS = """
+import app
+
+if not app.ready:
+    raise RuntimeError("it is too early")
+
+def mission(row):
+    return row.name.upper()
+"""
+
+
+def test_what_is_to_be_done_before_the_task_is_imported_can_be_said(hosts: Any) -> None:
+    with (hosts.path / "app.py").open("a") as file:
+        file.write("\nready = False\n\ndef prepare_models():\n    global ready\n    ready = True\n")
+    (hosts.path / "models.py").write_text(MODELS)
+    assert "it is too early" in hosts.run("run", "models:mission").line
+    assert hosts.run("try", "models:mission", "1", "--setup", "app:prepare_models").returncode == 0
+    done = hosts.run("run", "models:mission", "--setup", "app.prepare_models")
+    assert (done.returncode, statuses(hosts)) == (0, {"DONE": 4})
+
+
+@pytest.mark.parametrize(
+    ("setup", "words"),
+    [
+        ("app:prepair", "did you mean app:prepare?"),
+        ("prepare", "setup names a function, such as django.setup or app:prepare, not 'prepare'"),
+        ("app:broken_start", "setup app:broken_start raised OSError"),
+    ],
+)
+def test_a_setup_that_cannot_be_done_is_one_line(hosts: Any, setup: str, words: str) -> None:
+    done = hosts.run("run", "app:mission", "--setup", setup)
+    assert done.returncode == 2
+    assert words in done.line
+
+
 def test_what_workers_print_and_log_is_shown_with_worker_and_row(hosts: Any) -> None:
     done = hosts.run("run", "app:noisy", "-p", "1", "--initializer", "app:prepare", "--max-rows", "1")
     assert done.returncode == 0

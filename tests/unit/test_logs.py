@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pooltable import events, logs
+from pooltable.errors import WorkerStartError
 from pooltable.events import RowEnd, RowNotWritten, RowsFinished, Summary, WorkerLogged, WorkerPrinted
 
 SUMMARY = Summary("ab12", 10, 2, 1, 0, 0, 0, 3, 0, 75.0, 4.25, {"ValueError": 2}, 3, "stopped")
@@ -93,6 +94,17 @@ def test_every_event_has_words_that_are_one_line(heard: list[logging.LogRecord])
 def test_a_traceback_of_a_worker_that_could_not_start_is_told_whole(heard: list[logging.LogRecord]) -> None:
     logs.Logs()(events.WorkerEnded(1, 11, 1, "start failed", "Traceback\n  line\nOSError: no model\n"))
     assert heard[0].getMessage().endswith("OSError: no model")
+
+
+def test_workers_that_all_fail_to_start_alike_tell_it_once(heard: list[logging.LogRecord]) -> None:
+    listener = logs.Logs()
+    for worker, error in ((0, "no model"), (1, "no model"), (0, "no device"), (1, "no model")):
+        listener(events.WorkerEnded(worker, 11, 1, "start failed", f"Traceback\n  line\nOSError: {error}\n"))
+    listener(events.WorkersBroken(WorkerStartError("no worker can be started: OSError: no model")))
+    listener(events.WorkerEnded(1, 12, -15, "killed"))
+    loud = [record.getMessage().splitlines()[-1] for record in heard if record.levelno > logging.INFO]
+    assert loud == ["OSError: no model", "OSError: no device"]
+    assert "no worker can be started: OSError: no model" in [record.getMessage() for record in heard]
 
 
 def test_a_workers_record_is_logged_again_under_its_own_name(caplog: pytest.LogCaptureFixture) -> None:

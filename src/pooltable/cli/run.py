@@ -129,11 +129,12 @@ def _runner(
     from pooltable.logs import Logs
     from pooltable.table.states import Retry
 
+    tasks.set_up(settings["setup"])
     function = _task(task, table, settings, settings["batch"], create=True)
     initializer = tasks.load(settings["initializer"]) if settings["initializer"] else None
     if _log(settings, progress):
         listeners = [*listeners, Logs()]
-    names = ("threads", "devices", "preload", "memory", "maxtasksperchild", "idle_timeout")
+    names = ("threads", "devices", "preload", "setup", "memory", "maxtasksperchild", "idle_timeout")
     retry = ("fails", "lost", "rescued", "pause", "factor", "longest_pause", "jitter")
     return Runner(
         function,
@@ -194,6 +195,10 @@ def try_(
     initializer: Annotated[
         str | None, typer.Option("--initializer", metavar="MODULE:FUNCTION", help="Called first, as in each worker.")
     ] = None,
+    setup: Annotated[
+        str | None,
+        typer.Option("--setup", metavar="MODULE:FUNCTION", help="Called before the task is imported: django.setup."),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option("--batch", metavar="N", min=1, help="The function gets lists of up to N rows.")
     ] = None,
@@ -218,6 +223,7 @@ def try_(
         raise UsageError("try which rows? Give their keys, such as 42")
     size = batch or settings["batch"]
     table = open_table(settings)
+    tasks.set_up(setup or settings["setup"])
     function = _task(task, table, settings, size, create=False)
     tasks.check(function, size)
     prepare = initializer or settings["initializer"]

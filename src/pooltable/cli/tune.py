@@ -95,10 +95,11 @@ def _order(
 
     takes_lists = max(batch or 1, settings["batch"]) > 1
     size = settings["batch"] if settings["batch"] > 1 else (batch or 1)
+    tasks.set_up(settings["setup"])
     function = tasks.load(task)
     tasks.check(function, size)
     prepare = initializer or settings["initializer"]
-    names = ("devices", "preload", "memory", "maxtasksperchild")
+    names = ("devices", "preload", "setup", "memory", "maxtasksperchild")
     workers = Workers(**{name: settings[name] for name in names})
     table = open_table(settings)
     largest = max(2, batch or 4 * size) if takes_lists else 1

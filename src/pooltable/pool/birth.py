@@ -1,4 +1,4 @@
-"""What a worker does before its first call: settle down in its process, import the main module, run the initializer.
+"""What a worker does before its first call: settle down, import the main module, set up, run the initializer.
 
 The order matters: first whatever must hold for user code (session, environment, captured output), then user code.
 """
@@ -101,6 +101,11 @@ def prepare(orders: Orders, task: Any) -> tuple[Any, ...] | None:
             byvalue.remember()
         else:
             _import_main(orders.main)
+        setup = task.setup()
+        if setup is not None:
+            from pooltable.pool.setup import call
+
+            call(setup)
         initializer, initargs = task.load()
         if initializer is not None:
             initializer(*initargs)

@@ -7,6 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from pooltable.errors import UnguardedMain, WorkerStartError
+from pooltable.pool.setup import remedy
 from pooltable.pool.worker import CLOSED_BY_CALL
 
 if TYPE_CHECKING:
@@ -94,4 +95,5 @@ def start_error(error: BaseException | None, worker: WorkerProcess | None) -> Wo
     described, unguarded = worker.failure
     if unguarded:
         return UnguardedMain(described[1])
-    return WorkerStartError(f"no worker can be started: {described[0]}: {described[1]}", described[2])
+    told = f"{described[0]}: {described[1]}{remedy(described[0])}"
+    return WorkerStartError(f"no worker can be started: {told}", described[2])

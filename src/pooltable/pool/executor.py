@@ -21,6 +21,7 @@ from pooltable.pool.statistics import PoolStats
 
 if TYPE_CHECKING:
     from pooltable.pool.local import Memory
+    from pooltable.pool.setup import Setup
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,6 +53,7 @@ class PoolExecutor(Executor):
         threads: int | None = None,
         devices: str | Iterable[str] | None = None,
         preload: str | Iterable[str] | None = None,
+        setup: Setup = None,
     ) -> None:
         # Here, and not with the module: a worker imports the main module, which names this class as a rule, and would
         # pay for all that makes pools at every start.
@@ -83,6 +85,7 @@ class PoolExecutor(Executor):
             threads=threads,
             devices=[device.name for device in found] or None,
             preload=preload,
+            setup=setup,
             max_pending=max_pending,
             plain_errors=True,
         )

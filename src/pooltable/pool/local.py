@@ -30,6 +30,7 @@ from pooltable.pool.ledger import READY, Ledger, Payload
 from pooltable.pool.memory import limits_of
 from pooltable.pool.notices import log_notices
 from pooltable.pool.process import Birth
+from pooltable.pool.setup import Setup, check as check_setup
 from pooltable.pool.spawning import import_path, is_being_imported, main_module, start_method
 from pooltable.pool.statistics import PoolStats, stats_of
 
@@ -53,7 +54,8 @@ class LocalEngine:
 
     `min_processes`: so many are kept alive. `memory`: what a worker may have for itself, in bytes or as in "4GB",
     before it is replaced between calls; a pair adds the size at which it is killed during one. `preload`: modules that
-    a fork server imports once for all workers. `capture`: the folder that workers' output goes to. `grace`: seconds
+    a fork server imports once for all workers. `setup`: what each worker does before the initializer is imported, as a
+    function or its name. `capture`: the folder that workers' output goes to. `grace`: seconds
     between SIGTERM and SIGKILL. `plain_errors`: errors in the manner of concurrent.futures.
     """
 
@@ -72,6 +74,7 @@ class LocalEngine:
         threads: int | None = None,
         devices: str | Iterable[str] | None = None,
         preload: str | Iterable[str] | None = None,
+        setup: Setup = None,
         max_pending: int | None = None,
         capture: str | None = None,
         listener: Callable[[Event], object] | None = None,
@@ -83,6 +86,7 @@ class LocalEngine:
         _check(processes, min_processes, maxtasksperchild, max_pending, time_limit, idle_timeout)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        check_setup(setup)
         soft, hard = limits_of(memory)
         self._by_value = _needs_by_value()
         self._time_limit = time_limit
@@ -95,6 +99,7 @@ class LocalEngine:
         birth = Birth(
             method=method,
             server=_server(method, preload, variables, bool(given)),
+            setup=setup,
             initializer=initializer,
             initargs=tuple(initargs),
             processes=processes,

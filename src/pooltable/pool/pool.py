@@ -22,6 +22,7 @@ from pooltable.pool.streams import IMapIterator, IMapUnorderedIterator, _Stream
 
 if TYPE_CHECKING:
     from pooltable.pool.local import Memory
+    from pooltable.pool.setup import Setup
 
 T = TypeVar("T")
 
@@ -44,7 +45,8 @@ class Pool:
     waits while so many calls are open. `memory`: bytes, or a size as in "4GB", after which a worker is replaced between
     calls; `(soft, hard)` also kills one during a call. `threads`: how many threads each worker owns. `devices`: such as
     "cuda:0,cuda:1", or "auto" for all there are, and then as many processes. `preload`: modules that are imported once,
-    such as "numpy,torch", for all workers to share.
+    such as "numpy,torch", for all workers to share. `setup`: what each worker does before the modules of its
+    initializer and its calls are imported, as a name such as "django.setup" or "app:prepare", or as a function.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Pool:
         threads: int | None = None,
         devices: str | Iterable[str] | None = None,
         preload: str | Iterable[str] | None = None,
+        setup: Setup = None,
     ) -> None:
         # Here, and not with the module: a worker imports the main module, which names this class as a rule, and would
         # pay for all that makes pools at every start.
@@ -90,6 +93,7 @@ class Pool:
             threads=threads,
             devices=[device.name for device in found] or None,
             preload=preload,
+            setup=setup,
             max_pending=max_pending,
         )
         self._engine.start_here(at_once)

@@ -31,6 +31,7 @@ class Birth(NamedTuple):
 
     method: str
     server: Any
+    setup: Any
     initializer: Any
     initargs: tuple[Any, ...]
     processes: int
@@ -111,7 +112,7 @@ class WorkerProcess:
             plain_errors=birth.plain_errors,
             memory=birth.memory,
         )
-        task = Task(birth.initializer, birth.initargs, birth.by_value)
+        task = Task(birth.setup, birth.initializer, birth.initargs, birth.by_value)
         handed = (Handed(fd) for fd in (self._theirs.fileno(), reading, slab, self.tokens.fileno()))
         args = (orders, task, *handed)
         self.process = new_process(birth.method, birth.server, worker.main, args, f"PoolWorker-{self.index}")

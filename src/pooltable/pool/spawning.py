@@ -25,7 +25,10 @@ from multiprocessing import (
     spawn,
     util,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pooltable.pool.setup import Setup
 
 
 def start_method(wanted: Any) -> str:
@@ -97,26 +100,38 @@ class Handed:
 
 
 class Task:
-    """The initializer and its arguments, unpickled only when the worker asks: by then its main module is there."""
+    """The setup, then the initializer and its arguments, each unpickled only when the worker asks: the main module must
+    be there for the one, and the other needs what the first has done."""
 
-    def __init__(self, initializer: Any, initargs: tuple[Any, ...], by_value: bool) -> None:
+    def __init__(self, setup: Setup, initializer: Any, initargs: tuple[Any, ...], by_value: bool) -> None:
+        self._setup = setup
         self._what = (initializer, initargs)
         self._by_value = by_value
 
     def __reduce__(self) -> tuple[Any, ...]:
+        return _PickledTask, (self._dumps(self._setup), self._dumps(self._what))
+
+    def _dumps(self, value: Any) -> bytes:
         if self._by_value:
             from pooltable.pool import byvalue
 
-            return _PickledTask, (byvalue.dumps(self._what),)
-        return _PickledTask, (bytes(reduction.ForkingPickler.dumps(self._what)),)
+            return byvalue.dumps(value)
+        return bytes(reduction.ForkingPickler.dumps(value))
+
+    def setup(self) -> Setup:
+        return self._setup
 
     def load(self) -> tuple[Any, tuple[Any, ...]]:
         return self._what
 
 
 class _PickledTask:
-    def __init__(self, pickled: bytes) -> None:
+    def __init__(self, setup: bytes, pickled: bytes) -> None:
+        self._setup = setup
         self._pickled = pickled
+
+    def setup(self) -> Any:
+        return reduction.ForkingPickler.loads(self._setup)
 
     def load(self) -> Any:
         return reduction.ForkingPickler.loads(self._pickled)

@@ -262,7 +262,9 @@ class Staff:
             self.held.discard(worker)
             worker.close()
             floor.room.notify_all()
-        why: Any = worker.why or ("start failed" if was_starting else "lost")
+        # Who failed to start is still there for a moment, in which it may be killed.
+        failed = worker.failure is not None or (was_starting and not worker.why)
+        why: Any = "start failed" if failed else worker.why or "lost"
         self.lost += why == "lost"
         self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, detail_of(worker)))
         floor.hearing.tell(told, worker)

@@ -78,7 +78,7 @@ class Orders(NamedTuple):
 
 
 def main(orders: Orders, task: Any, end: Any, lifeline: Any, slab: Any, tokens: Any) -> None:
-    """The whole life of a worker; `task` gives the initializer and its arguments when it is asked."""
+    """The whole life of a worker; `task` gives the setup, and the initializer and its arguments, when it is asked."""
     global _identity
     from pooltable.pool import birth
 
