@@ -264,12 +264,12 @@ class Loop:
     # ---- the lease
 
     def _keep_the_lease(self) -> None:
-        self._upkeep.beat_if_due(self._hands)
+        given_back = self._upkeep.beat_if_due(self._hands)
         rescue = self._upkeep.rescue_if_due()
         if rescue is not None:
             self._look_at = 0.0
-            if rescue.pending:
-                self._appetite.hurry()
+        if given_back or (rescue is not None and rescue.pending):
+            self._appetite.hurry()
 
     # ---- the database
 
@@ -287,12 +287,16 @@ class Loop:
             return
         done = time.monotonic()
         burst = bool(ends) and self._hands.wrote(ends, answer.fates, done)
+        again = [fate.due_in for fate in answer.fates if fate.due_in is not None] if self._appetite.dry else []
         if room:
             self._hands.room.saw_claim(done - now)
             self._reporter.paused(answer.paused)
-            self._appetite.saw(len(answer.claims), room, done)
+            self._appetite.saw(len(answer.claims), room, done, answer.due_in)
             if self._appetite.dry:
                 self._came_back_short()
+        elif again:
+            # The claims that come next know of these rows; the last one did not.
+            self._appetite.hurry(done + min(again))
         # Without room there are claims, too, when the answer to an earlier one was lost with its connection.
         if answer.claims:
             self._took(answer.claims, done - now)

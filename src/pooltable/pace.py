@@ -197,12 +197,13 @@ class Pulse:
 
 
 class Appetite:
-    """When to claim: whenever there is room, until a claim comes back short; then at the pulse, or when hurried. Not at
-    all while halted."""
+    """When to claim: whenever there is room, until a claim comes back short; then at the pulse, when the next row under
+    back-off is due, or when hurried. Not at all while halted."""
 
     def __init__(self, poll: float) -> None:
         self.dry = False  # the last claim came back short: nothing more was to be had
         self._pulse = Pulse(poll)
+        self._pulse_at = 0.0
         self._at = 0.0
         self._rests_until = 0.0
 
@@ -211,12 +212,18 @@ class Appetite:
         """When to claim next, by the monotonic clock."""
         return max(self._at, self._rests_until)
 
-    def saw(self, claims: int, room: int, now: float) -> None:
-        """A claim for so many rows came back with so many."""
+    def saw(self, claims: int, room: int, now: float, due_in: float | None) -> None:
+        """A claim for so many rows came back with so many; in `due_in` seconds the first row under back-off is due."""
         self.dry = claims < room
         if claims:
             self._pulse.saw_work()
-        self._at = now + self._pulse.saw_nothing() if self.dry else 0.0
+            self._pulse_at = 0.0
+        self._at = 0.0
+        if self.dry:
+            # A claim between two pulses, for a row that is due or a change, does not make the pulse slower.
+            if now >= self._pulse_at:
+                self._pulse_at = now + self._pulse.saw_nothing()
+            self._at = self._pulse_at if due_in is None else min(self._pulse_at, now + due_in)
 
     def hurry(self, at: float = 0.0) -> None:
         """There may be something to claim, now or from then on."""

@@ -46,15 +46,15 @@ class Upkeep:
     def close(self) -> None:
         self._neighbours.close()
 
-    def beat_if_due(self, hands: Hands) -> None:
+    def beat_if_due(self, hands: Hands) -> bool:
         """Renew the lease. After a lapse the rows that others took meanwhile are let go; rows whose end the database
-        forgot are given back."""
+        forgot are given back: True when they wait now."""
         # A database that was away is asked for this first: whether the lease outlived that matters most.
         if time.monotonic() < self._beat_at and self._patience.retry_at is None:
-            return
+            return False
         beat = self._patience.ask(self._lease.beat)
         if beat is None:
-            return
+            return False
         self._beat_at = time.monotonic() + self._seconds / 3
         if beat.replaced:
             self._reporter.notice("file replaced")
@@ -64,6 +64,7 @@ class Upkeep:
         forgotten = self._patience.ask(self._lease.reopened, hands.claims, beat.open, self._retry)
         if forgotten is not None and (forgotten.pending or forgotten.failed):
             self._reporter.tell(EndsForgotten(forgotten.pending, forgotten.failed))
+        return forgotten is not None and forgotten.pending > 0
 
     def rescue_soon(self, pause: float) -> None:
         """Somebody may have died: look so many seconds after the last time."""

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pooltable.errors import DatabaseError
-from pooltable.table.states import Again, Done, Finish, Released
+from pooltable.table.states import Again, Done, Finish, PutOff, Released
 from tests.table.places import ends, wait_until
 
 
@@ -343,6 +343,18 @@ def test_an_exchange_writes_ends_and_claims_in_one_go(place):
     assert ends(answer.fates) == ["done"] * 3
     assert keys(answer.claims) == [4, 5]
     assert not answer.paused
+
+
+def test_a_claim_that_comes_back_short_tells_when_the_next_row_is_due(place):
+    lease = place.lease(place.video(3))
+    first, second, third = lease.claim(3)
+    verdicts = [PutOff(40.0), Again(20.0, "E", "bad"), Done()]
+    answer = lease.exchange([Finish(*end) for end in zip((first, second, third), verdicts, strict=True)], 1)
+    assert answer.due_in == pytest.approx(20, abs=5)
+    # One that is due, and that is none of ours to take, hides nothing.
+    place.sql("UPDATE video SET status = 'else' WHERE id = 2")
+    assert lease.exchange([], 1).due_in == pytest.approx(40, abs=5)
+    assert lease.exchange([], 0).due_in is None
 
 
 def test_an_exchange_that_releases_rows_and_claims_them_again_is_told_rightly_when_the_answer_is_lost(served):

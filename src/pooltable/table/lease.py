@@ -48,11 +48,13 @@ LONGEST_KIND = 200
 
 
 class Exchange(NamedTuple):
-    """What one exchange with the table did: the fates of the ends given, in their order, and the rows claimed."""
+    """What one exchange with the table did: the fates of the ends given, in their order, and the rows claimed. Where
+    these are fewer than there was room for, in how many seconds the first row under back-off is due."""
 
     fates: list[Fate]
     claims: list[Claim]
     paused: bool
+    due_in: float | None
 
 
 class Beat(NamedTuple):
@@ -207,7 +209,7 @@ class Lease:
                     for f in fates
                 ]
             self._fates = {fate.claim.claim_no: fate for fate in fates}
-            return Exchange(fates, self._claim_in(c, room, opening), opening.paused)
+            return Exchange(fates, *self._claim_in(c, room, opening))
 
         try:
             done = self._session.transact(work)
@@ -254,16 +256,19 @@ class Lease:
         """Claims up to `room` rows, fewer where fewer are due; none while the job is paused."""
         return self._claim(room)[0]
 
-    def _claim(self, room: int) -> tuple[list[Claim], bool]:
-        def work(c: Connection) -> tuple[list[Claim], bool]:
-            opening = self._opening(c)
-            return self._claim_in(c, room, opening), opening.paused
-
-        found = self._session.transact(work)
+    def _claim(self, room: int) -> tuple[list[Claim], bool, float | None]:
+        found = self._session.transact(lambda c: self._claim_in(c, room, self._opening(c)))
         self._unsure = None
         return found
 
-    def _claim_in(self, c: Connection, room: int, opening: Opening) -> list[Claim]:
+    def _claim_in(self, c: Connection, room: int, opening: Opening) -> tuple[list[Claim], bool, float | None]:
+        """The claims, whether the job is paused, and if there are fewer than `room`, when the next row is due."""
+        claims = self._claims_in(c, room, opening)
+        # With the time of the same transaction: a row was due, and looked at, or it is seen here.
+        due_in = self._statements.next_due(c, opening.now) if len(claims) < room else None
+        return claims, opening.paused, due_in
+
+    def _claims_in(self, c: Connection, room: int, opening: Opening) -> list[Claim]:
         s = self._statements
         claims: list[Claim] = []
         if self._unsure is not None:

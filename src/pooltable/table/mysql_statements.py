@@ -26,6 +26,8 @@ _OVER = ", ".join(f"'{ended}'" for ended in ROUND_OVER)
 
 
 class MySQLStatements(Statements):
+    opening_now = "%s"
+
     def keys_in(self, keys: Sequence[Key]) -> tuple[str, Sequence[Any]]:
         if self.width == 1:
             return super().keys_in(keys)
@@ -46,9 +48,8 @@ class MySQLStatements(Statements):
         left = f"TIMESTAMPDIFF(MICROSECOND, {d.now}, expires_at) / 1e6"
         self.sql_opening = f"SELECT {d.now}, {paused}, {due}, {left} FROM {n.runners} WHERE id = %s FOR UPDATE"
         self.sql_opening_without = f"SELECT {d.now}, {paused}, {due}"
-        its_row = f"EXISTS (SELECT 1 FROM {self.t} WHERE {self.same} AND {pending}{self.scope})"
         self.sql_due = (
-            f"SELECT {self.e_keys} FROM {self.e} AS pt_e WHERE pt_e.not_before <= {d.now} AND {its_row}"
+            f"SELECT {self.e_keys} FROM {self.e} AS pt_e WHERE pt_e.not_before <= {d.now} AND {self.its_row}"
             " ORDER BY pt_e.not_before LIMIT %s FOR UPDATE SKIP LOCKED"
         )
         under = "(SELECT pt_b.not_before FROM {} AS pt_b WHERE {}) IS NULL".format(

@@ -42,6 +42,8 @@ def _opaque(condition: str) -> str:
 class PostgresStatements(Statements):
     """What PostgreSQL runs."""
 
+    opening_now = "now()"
+
     def value(self, column: Column) -> str:
         return f"%s::{column.cast}" if column.cast else "%s"
 
@@ -71,9 +73,8 @@ class PostgresStatements(Statements):
         head = f"SELECT 0, {paused}, coalesce({first} <= now(), false)"
         self.sql_opening = f"{head}, {d.epoch('expires_at - now()')} FROM {n.runners} WHERE id = %s FOR UPDATE"
         self.sql_opening_without = head
-        its_row = f"EXISTS (SELECT 1 FROM {self.t} WHERE {self.same} AND {pending}{self.scope})"
         self.sql_due = (
-            f"SELECT {self.e_keys} FROM {self.e} AS pt_e WHERE pt_e.not_before <= now() AND {its_row}"
+            f"SELECT {self.e_keys} FROM {self.e} AS pt_e WHERE pt_e.not_before <= now() AND {self.its_row}"
             " ORDER BY pt_e.not_before LIMIT \0 FOR UPDATE SKIP LOCKED"
         )
         self.sql_lock_pending = (

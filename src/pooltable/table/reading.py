@@ -89,13 +89,12 @@ class Reader:
         self._sql_counts = f"SELECT {self._state}, count(*) FROM {s.t}{within} GROUP BY 1"
         pending = f"SELECT 1 AS one FROM {s.t} WHERE {s.is_word[Status.PENDING]}{s.has_key}{s.scope} LIMIT {COUNTED}"
         self._sql_pending = f"SELECT count(*) FROM ({pending}) AS pt_some"
-        its_row = f"EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND {s.is_word[Status.PENDING]}{s.scope})"
         self._sql_next_due = (
             f"SELECT {e('pt_e.not_before')} - {e(d.now)} FROM {s.e} AS pt_e WHERE pt_e.not_before IS NOT NULL AND"
-            f" {its_row}"
+            f" {s.its_row}"
             " ORDER BY pt_e.not_before LIMIT 1"
         )
-        self._sql_waiting = f"SELECT count(*) FROM {s.e} AS pt_e WHERE pt_e.not_before > {d.now} AND {its_row}"
+        self._sql_waiting = f"SELECT count(*) FROM {s.e} AS pt_e WHERE pt_e.not_before > {d.now} AND {s.its_row}"
         self._sql_paused = f"SELECT paused_at FROM {s.names.jobs} WHERE job = {s.mark}"
         self._sql_holders = f"SELECT runner_id, count(*) FROM {s.e} WHERE ended IS NULL GROUP BY runner_id"
         times = [e(f"pt_e.{name}") for name in ("not_before", "claimed_at", "finished_at")]

@@ -22,6 +22,7 @@ class _NotAll(Exception):
 
 class SQLiteStatements(Statements):
     rows_of_values = "VALUES "
+    opening_now = "?"
 
     def build(self) -> None:
         super().build()
@@ -36,8 +37,7 @@ class SQLiteStatements(Statements):
         self.sql_due = (
             f"SELECT {self.e_keys}, {', '.join('pt_e.' + name for name in known.split(', '))} FROM {self.e} AS pt_e"
             " WHERE pt_e.not_before <= ?"
-            f" AND EXISTS (SELECT 1 FROM {self.t} WHERE {self.same} AND {pending}{self.scope})"
-            " ORDER BY pt_e.not_before LIMIT ?"
+            f" AND {self.its_row} ORDER BY pt_e.not_before LIMIT ?"
         )
         # The entries' columns are renamed, so that no name in the user's own conditions can mean one of them.
         renamed = ", ".join(

@@ -60,6 +60,7 @@ class Statements:
     # `now`, paused, due and left, with the runner's row locked; and without `left`, where it has no row.
     sql_opening: str
     sql_opening_without: str
+    opening_now: str  # how `Opening.now` is said in a later statement of its transaction: by its value, or a function
 
     def __init__(self, mapping: Mapping, job: str, dialect: Dialect) -> None:
         self.mapping, self.job, self.dialect = mapping, job, dialect
@@ -111,6 +112,13 @@ class Statements:
         self.sql_claimed = f"{claimed} ORDER BY claim_no"
         self.sql_claimed_again = f"{claimed} AND attempt > 1"
         self.sql_beat = f"UPDATE {n.runners} SET expires_at = {d.later(mark)}, stopped_at = NULL WHERE id = {mark}"
+        self.its_row = (
+            f"EXISTS (SELECT 1 FROM {self.t} WHERE {self.same} AND {self.is_word[Status.PENDING]}{self.scope})"
+        )
+        self.sql_next_due = (
+            f"SELECT {d.epoch('pt_e.not_before')} - {d.epoch(d.now)} FROM {self.e} AS pt_e"
+            f" WHERE pt_e.not_before > {self.opening_now} AND {self.its_row} ORDER BY pt_e.not_before LIMIT 1"
+        )
         self.sql_runner = f"SELECT 1 FROM {n.runners} WHERE id = {mark}"
         self.sql_end = self._end_of_order()
         self.sql_read = f"SELECT {', '.join(c.sql for c in (*self.mapping.key, *self.mapping.columns))} FROM {self.t}"
@@ -203,6 +211,11 @@ class Statements:
     def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
         """Rows whose back-off is over, those that waited longest first."""
         raise NotImplementedError
+
+    def next_due(self, c: Connection, now: Any) -> float | None:
+        """Seconds until the first row under back-off is due that was not due yet at `now`; None when there is none."""
+        row = c.first(self.sql_next_due, (now,) if self.opening_now == self.mark else ())
+        return None if row is None else max(0.0, float(row[0]))
 
     def waiting_sql(self, count: int) -> tuple[str, Sequence[Any]]:
         """What `waiting` asks from the start of the order, and its values."""

@@ -220,6 +220,13 @@ class Fate(NamedTuple):
     reason: str = ""
     pause: float | None = None
 
+    @property
+    def due_in(self) -> float | None:
+        """In how many seconds the row may be claimed again, as far as this tells; None: it is not PENDING."""
+        if self.end in ("retry", "later", "released") or (self.why == "overwritten" and self.reason == "pending"):
+            return self.pause or 0.0
+        return None
+
 
 def judge(outcome: Outcome, claim: Claim, retry: Retry, chance: float = 0.5) -> Verdict:
     """What an outcome means for its row. `chance`, from 0 to 1, places the wait within its jitter."""

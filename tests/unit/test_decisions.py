@@ -3,30 +3,59 @@
 from __future__ import annotations
 
 from pooltable.pace import Appetite, Room, Streaks
+from pooltable.table.states import Claim, Fate
 
 
 def test_while_claims_come_back_full_there_is_no_pause():
     appetite = Appetite(poll=1.0)
-    appetite.saw(claims=4, room=4, now=100.0)
+    appetite.saw(claims=4, room=4, now=100.0, due_in=None)
     assert not appetite.dry
     assert appetite.next <= 100.0
 
 
 def test_after_a_short_claim_the_next_comes_with_the_pulse_or_with_a_change():
     appetite = Appetite(poll=1.0)
-    appetite.saw(claims=0, room=4, now=100.0)
+    appetite.saw(claims=0, room=4, now=100.0, due_in=None)
     assert appetite.dry
     assert appetite.next == 100.05
-    appetite.saw(claims=0, room=4, now=101.0)
+    appetite.saw(claims=0, room=4, now=101.0, due_in=None)
     assert appetite.next == 101.1
     appetite.hurry()
     assert appetite.next == 0.0
 
 
+def test_a_row_under_back_off_is_claimed_when_it_is_due_however_long_the_poll_is():
+    appetite = Appetite(poll=30.0)
+    appetite.saw(claims=0, room=1, now=100.0, due_in=0.02)
+    assert appetite.next == 100.02
+    for now in (200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0, 1000.0, 1100.0):
+        appetite.saw(claims=0, room=1, now=now, due_in=None)
+    assert appetite.next == 1130.0
+    appetite.saw(claims=0, room=1, now=1101.0, due_in=2.0)
+    assert appetite.next == 1103.0
+
+
+def test_claims_that_come_shortly_before_a_row_is_due_do_not_make_the_next_looks_slower():
+    appetite = Appetite(poll=30.0)
+    appetite.saw(claims=0, room=1, now=100.0, due_in=None)
+    for i in range(20):
+        appetite.saw(claims=0, room=1, now=100.001 + i / 1000, due_in=None)
+    assert appetite.next == 100.05
+
+
+def test_what_the_end_of_a_row_tells_of_when_it_may_be_claimed_again():
+    claim = Claim((1,), 1, 1, 0, 0, 0, "r-1")
+    assert Fate(claim, "later", pause=2.0).due_in == 2.0
+    assert Fate(claim, "retry", pause=None).due_in == 0.0
+    assert Fate(claim, "released").due_in == 0.0
+    assert Fate(claim, None, "overwritten", reason="pending").due_in == 0.0
+    assert [Fate(claim, "done").due_in, Fate(claim, None, "overwritten", reason="other").due_in] == [None, None]
+
+
 def test_a_rest_is_kept_whoever_hurries():
     appetite = Appetite(poll=1.0)
     appetite.rest(160.0)
-    appetite.saw(claims=0, room=4, now=100.0)
+    appetite.saw(claims=0, room=4, now=100.0, due_in=None)
     appetite.hurry()
     assert appetite.next == 160.0
 
