@@ -5,10 +5,12 @@ run(task, table) -> Runner: what is asked for, checked -> a crew, a lease -> loo
 
 from __future__ import annotations
 
+import inspect
+import operator
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, ParamSpec
 
 from pooltable import tasks
 from pooltable.cores import usable_cores
@@ -32,14 +34,7 @@ LEASE_HERE = 86400.0
 class Runner:
     """Runs `task` on the PENDING rows of `table`, each in a worker process, until nothing is left to do.
 
-    The task gets a Row, and with `batch` a list of up to so many; it then returns a list with one result for each, in
-    the same order: None where there is nothing to store, an exception for a row that failed. `time_limit` is for one
-    call of the task, be it a row or a batch.
-
-    Use `run()` below unless you want to stop it from another thread. `callback(row, value)` is called for each row that
-    ended DONE and `error_callback(row, error)` for each that ended FAILED: in this process, on a thread of their own,
-    after the commit. `processes=None` is one for each core that this process may use, `processes=0` runs the rows
-    right here.
+    Use `run()` unless you want to stop it from another thread; `run()` also says what each option is.
     """
 
     def __init__(
@@ -63,12 +58,20 @@ class Runner:
         pace: Pace | None = None,
         listeners: Sequence[Listener] | None = None,
     ) -> None:
-        _check(processes=processes, batch=batch, time_limit=time_limit, poll=poll, max_rows=max_rows)
-        if not isinstance(batch, int):
-            raise SettingError(f"batch must be a whole number of rows, not {batch!r}")
+        if not isinstance(table, TaskTable):
+            raise SettingError(
+                f'table must be a TaskTable, such as TaskTable("sqlite:///videos.db", "video"), not {table!r}'
+            )
+        _check_whole(processes=processes, batch=batch, max_rows=max_rows)
+        _check_seconds(time_limit=time_limit, poll=poll)
         tasks.check(task, batch)
-        if initializer is not None and not callable(initializer):
-            raise SettingError(f"initializer must be a function, not {type(initializer).__name__}")
+        _check_functions(initializer=initializer, callback=callback, error_callback=error_callback)
+        _check_kind("initargs", initargs, Iterable, "a tuple, such as (path,)")
+        _check_kind("retry", retry, Retry, "a Retry, such as Retry(fails=3)")
+        _check_kind("executor", executor, Executor, "an executor, such as ThreadPoolExecutor(4)")
+        _check_kind("workers", workers, Workers, "a Workers, such as Workers(threads=1)")
+        _check_kind("pace", pace, Pace, "a Pace, such as Pace(grace=30)")
+        _check_kind("listeners", listeners, Iterable, "a list of functions, such as [print]")
         if time_limit is not None and (executor is not None or processes == 0):
             raise SettingError("time_limit needs worker processes of our own: leave out executor= and processes=0")
         if executor is not None:
@@ -168,19 +171,86 @@ class Runner:
         return OwnProcesses(spec, self._inbox, self._plan.size, self._workers, self._time_limit, folder, hear)
 
 
-def run(task: Callable[[Row], Any] | Callable[[list[Row]], Any], table: TaskTable, **options: Any) -> Summary:
-    """Run `task` on the PENDING rows of `table` until nothing is left to do; the options are those of `Runner`.
+P = ParamSpec("P")
 
-    >>> summary = run(mission, TaskTable("sqlite:///videos.db", "video"), processes=4)  # doctest: +SKIP
+
+def _as(runner: Callable[P, Runner]) -> Callable[[Callable[..., Summary]], Callable[P, Summary]]:
+    """Gives a function the parameters of the runner, which stand in one place: for type checkers and for `help`."""
+
+    def decorate(function: Callable[..., Summary]) -> Callable[P, Summary]:
+        signature = inspect.signature(runner).replace(return_annotation=Summary.__name__)
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@_as(Runner)
+def run(*args: Any, **options: Any) -> Summary:
+    """Run `task` on the PENDING rows of `table`, each in a worker process, until nothing is left to do.
+
+        from pooltable import TaskTable, run
+
+        def mission(row):
+            return row.content.upper()
+
+        if __name__ == "__main__":
+            videos = TaskTable("sqlite:///videos.db", "video", write=("caption",))
+            summary = run(mission, videos, processes=2)
+            print(summary.done, "done,", summary.failed, "failed")
+
+    - `task`: gets a Row; what it returns is stored in the column that the table names with `write` or `result`.
+    - `table`: a TaskTable.
+    - `processes`: worker processes; by default one for each core that this process may use. 0 runs the rows right
+      here, so that a debugger works.
+    - `initializer`, `initargs`: called once in each worker before its first row, as in `multiprocessing.Pool`.
+    - `callback(row, value)`: called for each row that ended DONE; `error_callback(row, error)` for each that ended
+      FAILED. Both in this process, on a thread of their own, after the commit.
+    - `batch`: the task gets a list of up to so many rows, and returns a list with one result for each, in the same
+      order: None where there is nothing to store, an exception for a row that failed.
+    - `time_limit`: seconds that one call of the task may run, be it a row or a batch; then its worker is killed.
+    - `retry`: how often a row is tried, and how long it waits meanwhile. By default one that raises is FAILED.
+    - `forever`: go on and take new rows as they come, until SIGTERM, Ctrl-C or `Runner.stop()`.
+    - `poll`: seconds between looks for new rows while there is nothing to do.
+    - `max_rows`: take at most so many rows.
+    - `executor`: run the rows in this `concurrent.futures.Executor`, and not in processes of ours.
+    - `workers`: how the worker processes are made: threads, devices, memory, what they do first.
+    - `pace`: leases, grace after a stop, when to halt because everything fails.
+    - `listeners`: functions that get every event; by default one that logs.
+
+    Raises what `Runner.run()` raises.
     """
-    return Runner(task, table, **options).run()
+    return Runner(*args, **options).run()
 
 
-def _check(**numbers: float | None) -> None:
+def _check_whole(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is None:
+            continue
+        least = 0 if name == "processes" else 1
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise SettingError(f"{name} must be a whole number, such as {least or 1}, not {number!r}")
+        if operator.index(number) < least:
+            raise SettingError(f"{name} must be {least} or more, not {number!r}")
+
+
+def _check_seconds(**numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is None:
             continue
         if isinstance(number, bool) or not isinstance(number, int | float) or number != number:
-            raise SettingError(f"{name} must be a number, not {number!r}")
-        if number < 0 or (number == 0 and name != "processes"):
-            raise SettingError(f"{name} must be more than 0, not {number!r}")
+            raise SettingError(f"{name} must be a number of seconds, not {number!r}")
+        if number <= 0:
+            raise SettingError(f"{name} must be more than 0 seconds, not {number!r}")
+
+
+def _check_functions(**functions: object) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise SettingError(f"{name} must be a function, not {function!r}")
+
+
+def _check_kind(name: str, value: object, kind: Any, wanted: str) -> None:
+    # A text can be iterated over, and is meant nowhere.
+    if value is not None and (not isinstance(value, kind) or isinstance(value, str)):
+        raise SettingError(f"{name} must be {wanted}, not {value!r}")

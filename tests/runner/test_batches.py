@@ -213,9 +213,9 @@ def test_max_rows_bounds_rows_and_not_batches(videos):
 @pytest.mark.parametrize(
     ("batch", "error", "told"),
     [
-        (0, SettingError, "more than 0"),
+        (0, SettingError, "1 or more"),
         (2.5, SettingError, "whole number"),
-        (True, SettingError, "must be a number"),
+        (True, SettingError, "must be a whole number"),
     ],
 )
 def test_a_batch_of_no_whole_number_of_rows_is_refused(videos, batch, error, told):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -296,3 +300,12 @@ def test_without_listeners_what_happens_is_logged_and_what_workers_print_is_show
     logged = [(record.name, record.levelname) for record in caplog.records]
     assert ("pooltable", "ERROR") in logged or ("pooltable", "WARNING") in logged
     assert "hello from a worker" in caplog.text + capfd.readouterr().err
+
+
+def test_the_example_of_help_works(videos):
+    videos.add("boat", "dogs")
+    example = inspect.cleandoc(run.__doc__ or "").split("\n\n    ", 1)[1].split("\n\n- ")[0]
+    (videos.folder / "example.py").write_text(textwrap.dedent(f"    {example}"))
+    done = subprocess.run([sys.executable, "example.py"], cwd=videos.folder, capture_output=True, text=True, check=True)
+    assert done.stdout == "2 done, 0 failed\n"
+    assert videos.sql("SELECT caption FROM video") == [("BOAT",), ("DOGS",)]

@@ -149,6 +149,20 @@ def a_script() -> int:
     return summary.exit_code
 
 
+def slips() -> None:
+    videos = TaskTable("sqlite:///videos.db", "video", write=("caption",))
+    run(mission, videos, proceses=4)  # type: ignore[call-arg]
+    run(mission, videos, processes="4")  # type: ignore[arg-type]
+    run(mission, videos, retry=3)  # type: ignore[arg-type]
+    run(mission, "video")  # type: ignore[arg-type]
+    run(mission)  # type: ignore[call-arg]
+    run(mission, videos, 4)  # type: ignore[call-arg]
+    Runner(mission, videos, halt=3)  # type: ignore[call-arg]
+    Runner(mission, videos, pace=Pace(leese=3.0))  # type: ignore[call-arg]
+    Pool("4")  # type: ignore[arg-type]
+    Pool(4, procceses=4)  # type: ignore[call-arg]
+
+
 def a_service() -> None:
     videos = TaskTable(
         "postgresql+psycopg:///video",
@@ -166,6 +180,8 @@ def a_service() -> None:
         mission,
         videos,
         processes=8,
+        initializer=load_model,
+        initargs=("large",),
         callback=done,
         error_callback=failed,
         time_limit=600.0,
@@ -173,7 +189,7 @@ def a_service() -> None:
         forever=True,
         poll=1.0,
         max_rows=None,
-        workers=Workers(threads=2, devices="cuda:0,cuda:1", memory="4GB", preload="torch"),
+        workers=Workers(threads=2, devices="cuda:0,cuda:1", memory="4GB", preload="torch", setup="app:prepare"),
         pace=Pace(lease=30.0, grace=8.0, halt=20),
         listeners=(listener, print),
     )

@@ -11,7 +11,7 @@ from pooltable import errors
 from pooltable.errors import Fail, Later, RemoteError, TimeLimitExceeded, WorkerLost, WorkerStartError, describe
 
 SAMPLES = [
-    errors.SettingError("processes must be more than 0, not -1"),
+    errors.SettingError("processes must be 0 or more, not -1"),
     WorkerLost(4711, -9, "most likely out of memory", "row 42 (attempt 1)"),
     WorkerStartError("no worker can be started", "Traceback: boom"),
     TimeLimitExceeded(2.5, "row 42 (attempt 1)"),

@@ -58,8 +58,9 @@ class PoolExecutor(Executor):
         # Here, and not with the module: a worker imports the main module, which names this class as a rule, and would
         # pay for all that makes pools at every start.
         from pooltable.pool.devices import devices_of
-        from pooltable.pool.local import LocalEngine
+        from pooltable.pool.local import LocalEngine, check_whole
 
+        check_whole(max_workers=max_workers)
         found = devices_of(devices)
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")

@@ -16,6 +16,7 @@ import types
 import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import util
+from numbers import Real
 from typing import Any
 
 from pooltable.cores import usable_cores
@@ -83,6 +84,7 @@ class LocalEngine:
     ) -> None:
         if is_being_imported():
             raise _unguarded()
+        check_whole(processes=processes, min_processes=min_processes, max_pending=max_pending, threads=threads)
         _check(processes, min_processes, maxtasksperchild, max_pending, time_limit, idle_timeout)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
@@ -259,6 +261,13 @@ def _leave(engine: weakref.ref[LocalEngine], floor: Floor) -> None:
         floor.join(10.0)
 
 
+def check_whole(**numbers: int | None) -> None:
+    """Raises TypeError for what is no whole number."""
+    for name, number in numbers.items():
+        if number is not None and not hasattr(number, "__index__"):
+            raise TypeError(f"{name} must be a whole number, such as 4, not {number!r}")
+
+
 def _check(
     processes: int,
     min_processes: int | None,
@@ -268,7 +277,7 @@ def _check(
     idle_timeout: float | None,
 ) -> None:
     if processes < 1:
-        raise ValueError("Number of processes must be at least 1")
+        raise ValueError(f"Number of processes must be at least 1, not {processes}")
     if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
         raise ValueError("maxtasksperchild must be a positive int or None")
     if min_processes is not None and not 0 <= min_processes <= processes:
@@ -276,6 +285,8 @@ def _check(
     if max_pending is not None and max_pending < 1:
         raise ValueError("max_pending must be at least 1")
     for name, seconds in (("time_limit", time_limit), ("idle_timeout", idle_timeout)):
+        if seconds is not None and not isinstance(seconds, Real):
+            raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
         if seconds is not None and not seconds > 0:
             raise ValueError(f"{name} must be a positive number of seconds")
 
