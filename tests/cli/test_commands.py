@@ -248,6 +248,12 @@ def test_config_says_where_each_setting_came_from_and_shows_no_password(hosts: A
     assert "s3cret" not in hosts.run("config", "--db", "postgresql://me:s3cret@host/shop").stdout
 
 
+def test_without_a_word_the_help_is_shown(folder: Any) -> None:
+    done = folder.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == folder.run("--help").stdout
+
+
 def test_every_command_has_help_with_examples(folder: Any) -> None:
     top = folder.run("--help").stdout
     setup, running = (

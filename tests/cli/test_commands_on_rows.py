@@ -90,7 +90,9 @@ def test_braces_types_and_the_key_reach_the_program(texts: Any) -> None:
 
 def test_how_the_command_ended_is_the_kind_of_failure_and_what_it_printed_is_kept(texts: Any) -> None:
     add(texts, "exit 3", "kill -SEGV $$", "exit 0")
-    done = texts.run("run", "--command", "sh -c 'echo out; echo err >&2; '{content}", "--fails", "2", "--pause", "0")
+    done = texts.run(
+        "run", "--command", "sh -c 'echo out; echo err >&2; '{content}", "--fails", "2", "--retry-pause", "0"
+    )
     assert done.returncode == 1
     assert "1 exit status 3" in done.stdout
     assert "1 killed by SIGSEGV" in done.stdout

@@ -185,6 +185,32 @@ def test_halt_ends_the_run_early(folder: Any, when: str, script: str, code: int,
     assert counts["PENDING"] >= (10 - 4 * least if "soon" in when else 8)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (("-p", "2", "--time-limit", "0.5", "--fails", "2"), ("-j", "2", "--timeout", "0.5", "--retries", "2")),
+        (("--halt", "0"), ("--halt", "never")),
+    ],
+)
+def test_the_words_of_run_and_those_of_gnu_parallel_say_the_same(
+    folder: Any, ours: tuple[str, ...], theirs: tuple[str, ...]
+) -> None:
+    script = "echo x >> tries.$1; exec sleep 60" if "-p" in ours else "echo x >> tries.$1; exit 1"
+    told = []
+    for db, options in (("ours.db", ours), ("theirs.db", theirs)):
+        done = folder.run("map", "--db", db, *options, "sh", "-c", script, "sh", ":::", db)
+        told.append((done.returncode, len((folder.path / f"tries.{db}").read_text().split())))
+    assert told == [(1, 2 if "-p" in ours else 1)] * 2
+
+
+def test_halt_with_a_number_counts_commands_in_a_row_that_failed_alike(folder: Any) -> None:
+    numbers = list(map(str, range(1, 41)))
+    done = folder.run("map", "-p", "1", "--halt", "3", "sh", "-c", "sleep 0.2; exit 1", "sh", ":::", *numbers)
+    assert done.returncode == 6, done.stderr
+    assert "halted: 3 rows in a row failed" in done.stderr
+    assert _counts(folder)["FAILED"] < 12
+
+
 def test_ctrl_c_lets_what_runs_end_and_leaves_the_rest(folder: Any) -> None:
     script = "touch began.$1; while [ ! -e go ]; do sleep 0.02; done; echo $1"
     process = folder.start("map", "-j", "1", "sh", "-c", script, "sh", ":::", "a", "b", "c")

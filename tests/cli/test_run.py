@@ -148,7 +148,7 @@ def test_a_burst_of_failures_is_exit_6_and_retry_by_run_undoes_it(hosts: Any) ->
 
 
 def test_rows_that_fail_are_tried_again_as_told(hosts: Any) -> None:
-    done = hosts.run("run", "app:picky", "--fails", "2", "--pause", "0.01", "--json")
+    done = hosts.run("run", "app:picky", "--fails", "2", "--retry-pause", "0.01", "--json")
     assert json.loads(done.stdout)["retried"] == 2
     assert json.loads(hosts.run("show", "2", "--json").stdout)["entry"]["attempt"] == 2
 

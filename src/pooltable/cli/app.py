@@ -9,6 +9,7 @@ import typer
 
 from pooltable import __version__
 from pooltable.cli import add, change, demo, doctor, init, look, map as mapped, prune, run, settings, tune
+from pooltable.cli.command import Command
 from pooltable.cli.ending import INTERRUPTED
 
 HELP = """\
@@ -34,7 +35,6 @@ Every option can also stand in pooltable.toml, in the part tool.pooltable of pyp
 app = typer.Typer(
     name="pooltable",
     help=HELP,
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -60,9 +60,9 @@ for command in (
     doctor.doctor,
     settings.config,
 ):
-    app.command(name=command.__name__.rstrip("_"))(command)
+    app.command(name=command.__name__.rstrip("_"), cls=Command)(command)
 # What stands behind COMMAND belongs to it, also if it looks like an option of ours.
-app.command(name="map", context_settings={"allow_interspersed_args": False})(mapped.map_)
+app.command(name="map", cls=Command, context_settings={"allow_interspersed_args": False})(mapped.map_)
 
 
 def _version(wanted: bool) -> None:
@@ -71,14 +71,17 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def top(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_version),
     ] = False,
 ) -> None:
-    """Options before any command; what they do is done by their callbacks."""
+    """Options before any command, whose callbacks do what they say; without any word, the help."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def invoke(arguments: list[str] | None = None) -> int:

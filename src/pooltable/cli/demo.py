@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from pooltable.cli.options import option
+
 FOLDER = Annotated[
     str | None,
     typer.Option("--folder", metavar="PATH", help="Keep clips and table here. (default: a temporary folder)"),
@@ -13,9 +15,7 @@ FOLDER = Annotated[
 
 
 def demo(
-    processes: Annotated[
-        int | None, typer.Option("--processes", "-p", metavar="N", min=1, help="Worker processes. (default: the cores)")
-    ] = None,
+    processes: Annotated[int | None, option("processes", min=1, text="Worker processes. (default: the cores)")] = None,
     clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="How many videos to make.")] = 48,
     folder: FOLDER = None,
     keep: Annotated[

@@ -83,13 +83,32 @@ def _usage(error: Any) -> str:
     near = getattr(error, "possibilities", None) or []
     text = one_line(error.format_message()).rstrip(".")
     option = getattr(error, "option_name", None)
-    if option and near:
-        return f"there is no option {option}; did you mean {near[0]}?"
-    if option:
-        return f"there is no option {option}; see {path} --help"
+    # The classes themselves are not part of Typer's public names.
+    if type(error).__name__ == "NoSuchOption":
+        near = [_OTHER_NAMES[option]] if option in _OTHER_NAMES else near
+        return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else f"see {path} --help")
+    if option and "requires an argument" in text:
+        return f"{option} needs {_needed(option, context)}; see {path} --help"
     if "No such command" in text:
         return _command(text, context, path)
     return f"{text[:1].lower()}{text[1:]}; see {path} --help"
+
+
+def _needed(option: str, context: Any) -> str:
+    params = context.command.params if context is not None else []
+    metavar = next((one.metavar for one in params if option in one.opts), None)
+    return {"N": "a number", "NUMBER": "a number", "FILE": "a file", "SIZE": "a size"}.get(metavar or "", "a value")
+
+
+# How other programs call what is meant; the spelling alone does not tell.
+_OTHER_NAMES = {
+    "-j": "-p",
+    "--jobs": "--processes",
+    "--workers": "--processes",
+    "--retries": "--fails",
+    "--timeout": "--time-limit",
+    "--pause": "--retry-pause",
+}
 
 
 def _command(text: str, context: Any, path: str) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pooltable.cli.ending import NOBODY_READS, complain
+from pooltable.cli.options import option
 from pooltable.errors import Fail, PooltableError, UsageError
 
 if TYPE_CHECKING:
@@ -80,22 +81,22 @@ def map_(
         bool, typer.Option("--quiet", "-q", help="No bar and no last line on stderr.", rich_help_panel=OUTPUT)
     ] = False,
     processes: Annotated[
-        int | None,
-        typer.Option(
-            "--processes", "-p", "-j", metavar="N", min=1, help="At once. (default: the cores)", rich_help_panel=ENDING
-        ),
+        int | None, option("processes", "-j", min=1, text="How many run at once. (default: the cores)", panel=ENDING)
     ] = None,
-    timeout: Annotated[
+    time_limit: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="SECONDS", help="Kill what runs longer.", rich_help_panel=ENDING),
+        option("time_limit", "--timeout", text="Seconds that a command may run; then it is killed.", panel=ENDING),
     ] = None,
-    retries: Annotated[
-        int, typer.Option("--retries", metavar="N", min=1, help="Run it up to N times.", rich_help_panel=ENDING)
+    fails: Annotated[
+        int, option("fails", "--retries", min=1, text="Attempts that a command has. (default: 1)", panel=ENDING)
     ] = 1,
     halt: Annotated[
         str,
         typer.Option(
-            "--halt", metavar="WHEN", help="never, or now|soon,fail|success|done=N or N%.", rich_help_panel=ENDING
+            "--halt",
+            metavar="WHEN",
+            help="N: when so many in a row failed alike; or now|soon,fail|success|done=N or N%. (default: never)",
+            rich_help_panel=ENDING,
         ),
     ] = "never",
 ) -> int:
@@ -109,7 +110,7 @@ def map_(
       pooltable map --shell 'wc -w < {} > {.}.count' ::: *.txt
       pooltable map --dir 'projects/*' git pull
       pooltable map --hosts hosts.txt uptime
-      pooltable map --retries 3 --timeout 60 --joblog jobs.log curl -fO < urls.txt
+      pooltable map --fails 3 --time-limit 60 --joblog jobs.log curl -fO < urls.txt
 
     \b
     Options come before COMMAND. Without ::: the lines of stdin are the arguments.
@@ -155,7 +156,7 @@ def map_(
     log = JobLog(job_log) if job_log is not None else None
     taken = rows.take(template.text, given)
     work = _Work(task, rows, taken, log, when, keep_order, tag, quiet)
-    return work.run(processes, timeout, retries, retry_failed)
+    return work.run(processes, time_limit, fails, retry_failed)
 
 
 # ---- showing what would be run
@@ -203,7 +204,7 @@ class _Work:
         rows: Rows,
         taken: Taken,
         job_log: JobLog | None,
-        halt: Halt | None,
+        halt: Halt | int,
         keep_order: bool,
         tag: bool,
         quiet: bool,
@@ -217,7 +218,7 @@ class _Work:
         self._tag = tag
         self._quiet = quiet
 
-    def run(self, processes: int | None, timeout: float | None, retries: int, retry_failed: bool) -> int:
+    def run(self, processes: int | None, time_limit: float | None, fails: int, retry_failed: bool) -> int:
         from pooltable import Retry
         from pooltable.progress import Progress, is_terminal
         from pooltable.reporter import own_folder
@@ -233,8 +234,8 @@ class _Work:
         outputs = own_folder()
         try:
             with Progress(bar=bar) as progress:
-                options = {"processes": processes, "time_limit": timeout}
-                summary, results = self._run(table, outputs, progress, bar, {**options, "retry": Retry(fails=retries)})
+                options = {"processes": processes, "time_limit": time_limit}
+                summary, results = self._run(table, outputs, progress, bar, {**options, "retry": Retry(fails=fails)})
         finally:
             shutil.rmtree(outputs, ignore_errors=True)
             if self._job_log is not None:
@@ -251,7 +252,7 @@ class _Work:
         from dataclasses import replace
 
         from pooltable import Pace, Runner
-        from pooltable.cli.map_output import Results
+        from pooltable.cli.map_output import Halt, Results
 
         def stop(now: bool) -> None:
             runner.stop()
@@ -267,14 +268,14 @@ class _Work:
             order=self._taken.left if self._keep_order else None,
             tag=self._tag,
             job_log=self._job_log,
-            halt=self._halt,
+            halt=self._halt if isinstance(self._halt, Halt) else None,
         )
         runner = Runner(
             replace(self._task, outputs=outputs),
             table,
             callback=results.done,
             error_callback=results.failed,
-            pace=Pace(halt=0),
+            pace=Pace(halt=0 if isinstance(self._halt, Halt) else self._halt),
             listeners=[_Heard(progress), *([progress] if bar else [])],
             **options,
         )
@@ -290,10 +291,11 @@ class _Work:
         return 1 if self._taken.failed else 0
 
     def _ended(self, summary: Summary, halted: bool, terminal: bool) -> int:
+        from pooltable.cli.map_output import Halt
         from pooltable.logs import summary_text
 
         code = summary.exit_code
-        if halted and self._halt is not None:
+        if halted and isinstance(self._halt, Halt):
             # What --halt was waiting for is no failure, unless it was failures.
             code = 6 if self._halt.what == "fail" else 1 if summary.failed else 0
         elif code == 0 and self._rows.look(self._taken.run).left:

@@ -39,13 +39,18 @@ class Halt:
         return counted * 100 >= self.count * total if self.percent else counted >= self.count
 
 
-def read_halt(text: str) -> Halt | None:
-    """None for `never`. Raises SettingError."""
+def read_halt(text: str) -> Halt | int:
+    """GNU parallel's words, or as in `run` the number of commands in a row that failed alike; 0: never.
+
+    Raises SettingError.
+    """
     if text == "never":
-        return None
+        return 0
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        return int(text)
     found = _HALT.fullmatch(text)
     if found is None or (found["percent"] and int(found["count"]) > 100):
-        raise SettingError(f"--halt: write never, or (now|soon),(fail|success|done)=N or =N%, not {text!r}")
+        raise SettingError(f"--halt: write a number, never, or (now|soon),(fail|success|done)=N or =N%, not {text!r}")
     return Halt(found["when"] == "now", found["what"], int(found["count"]), bool(found["percent"]))
 
 

@@ -16,12 +16,22 @@ from typing import Annotated, Any
 
 import typer
 
-from pooltable.config import GROUPS, Setting, Settings, gather, password_of
+from pooltable.config import BY_NAME, GROUPS, Setting, Settings, gather, password_of
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # A command has names of its own, such as `key`, for other things.
 PREFIX = "setting_"
 TABLE = ("Database and table", "Status words")
+# What stands behind a flag in the help, by the kind of its setting.
+METAVARS: dict[str, str | None] = {
+    "text": "TEXT",
+    "count": "N",
+    "number": "NUMBER",
+    "size": "SIZE",
+    "names": "NAMES",
+    "word": "WORD",
+    "switch": None,
+}
 
 
 def takes(*groups: str, renamed: Mapping[str, str] | None = None) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -52,6 +62,16 @@ def takes(*groups: str, renamed: Mapping[str, str] | None = None) -> Callable[[C
     return decorate
 
 
+def option(name: str, *more: str, text: str | None = None, panel: str | None = None, **rules: Any) -> Any:
+    """The flags of a setting as an option of a command that does not take the setting itself; `more` are aliases.
+
+    So that the same thing has the same words wherever it is said.
+    """
+    one = BY_NAME[name]
+    metavar = METAVARS[one.kind]
+    return typer.Option(*one.flags, *more, help=text or one.help, metavar=metavar, rich_help_panel=panel, **rules)
+
+
 def merged(flags: Mapping[str, Any], file: str | None) -> Settings:
     """The settings from everywhere; passwords in them are kept out of every message from now on."""
     from pooltable.cli import ending
@@ -68,12 +88,10 @@ def _parameter(setting: Setting, group: str) -> inspect.Parameter:
     flag = setting.flags[0]
     declared = [*setting.flags]
     kind: Any = str | None
-    metavar: str | None = {"count": "N", "number": "NUMBER", "size": "SIZE", "names": "NAMES", "word": "WORD"}.get(
-        setting.kind, "TEXT"
-    )
+    metavar = METAVARS[setting.kind]
     if setting.kind == "switch":
         declared[0] = f"{flag}/--no-{flag.removeprefix('--')}"
-        kind, metavar = bool | None, None
+        kind = bool | None
     elif setting.kind == "names":
         kind = list[str] | None
     text = setting.help

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pooltable.cli.ending import complain
-from pooltable.cli.options import JSON, TABLE, takes
+from pooltable.cli.options import JSON, TABLE, option, takes
 from pooltable.cli.show import say, say_json, short
 from pooltable.cli.table import open_table, read_key
 from pooltable.config import Settings
@@ -45,7 +45,7 @@ def run(settings: Settings, task: TASK = None, as_json: JSON = False) -> int:
       pooltable run app:mission                          until nothing is left to do
       pooltable run app:mission -p 4 --initializer app:load_model
       pooltable run app:mission --forever                a service; Ctrl-C drains it
-      pooltable run app:mission --fails 3 --pause 10     a row that fails is tried three times
+      pooltable run app:mission --fails 3 --retry-pause 10     tried three times
       pooltable run app:mission --time-limit 60 --max-rows 100
       pooltable run app:predict --batch 32               lists of up to 32 rows, for a model
       pooltable run --command 'ffmpeg -i {content} {id}.mp3'
@@ -135,7 +135,7 @@ def _runner(
     if _log(settings, progress):
         listeners = [*listeners, Logs()]
     names = ("threads", "devices", "preload", "setup", "memory", "maxtasksperchild", "idle_timeout")
-    retry = ("fails", "lost", "rescued", "pause", "factor", "longest_pause", "jitter")
+    retry = ("fails", "lost", "rescued", "factor", "longest_pause", "jitter")
     return Runner(
         function,
         table,
@@ -143,7 +143,7 @@ def _runner(
         initializer=initializer,
         batch=settings["batch"],
         time_limit=settings["time_limit"],
-        retry=Retry(**{name: settings[name] for name in retry}),
+        retry=Retry(pause=settings["retry_pause"], **{name: settings[name] for name in retry}),
         forever=settings["forever"],
         poll=settings["poll"],
         max_rows=settings["max_rows"],
@@ -192,16 +192,9 @@ def try_(
         ),
     ],
     settings: Settings,
-    initializer: Annotated[
-        str | None, typer.Option("--initializer", metavar="MODULE:FUNCTION", help="Called first, as in each worker.")
-    ] = None,
-    setup: Annotated[
-        str | None,
-        typer.Option("--setup", metavar="MODULE:FUNCTION", help="Called before the task is imported: django.setup."),
-    ] = None,
-    batch: Annotated[
-        int | None, typer.Option("--batch", metavar="N", min=1, help="The function gets lists of up to N rows.")
-    ] = None,
+    initializer: Annotated[str | None, option("initializer", text="app:function, called first.")] = None,
+    setup: Annotated[str | None, option("setup")] = None,
+    batch: Annotated[int | None, option("batch", min=1)] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Start the debugger where the function raises.")] = False,
 ) -> int:
     """Run a function, or a command, on one row, or a few, here and now, and write nothing to the table.

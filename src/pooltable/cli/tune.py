@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pooltable.cli.options import JSON, TABLE, takes
+from pooltable.cli.options import JSON, TABLE, option, takes
 from pooltable.cli.show import say, say_json, table_lines
 from pooltable.cli.table import open_table
 from pooltable.config import Settings
@@ -30,16 +30,11 @@ def tune(
     ],
     settings: Settings,
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long it may take in all.")] = 60.0,
-    processes: Annotated[
-        int | None, typer.Option("--processes", "-p", metavar="N", min=1, help="Measure with so many only.")
-    ] = None,
+    processes: Annotated[int | None, option("processes", min=1, text="Measure with so many only.")] = None,
     batch: Annotated[
-        int | None,
-        typer.Option("--batch", metavar="N", min=1, help="Largest number of rows at once. (default: 4 times batch)"),
+        int | None, option("batch", min=1, text="Largest number of rows at once. (default: 4 times batch)")
     ] = None,
-    initializer: Annotated[
-        str | None, typer.Option("--initializer", metavar="MODULE:FUNCTION", help="Called first in each worker.")
-    ] = None,
+    initializer: Annotated[str | None, option("initializer")] = None,
     as_json: JSON = False,
 ) -> int:
     """Measure which numbers of processes, threads and rows at once suit a function best.
