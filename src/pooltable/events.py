@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from pooltable import notebook
+
 Key = tuple[Any, ...]
 
 
@@ -45,6 +47,19 @@ class Summary:
     failures: dict[str, int] = field(hash=False)
     exit_code: int
     error: str = ""
+
+    def _repr_html_(self) -> str:
+        names = ("done", "failed", "retried", "lost", "rescued", "released", "left", "elsewhere")
+        counts = {name: getattr(self, name) for name in names}
+        shown = {name: count for name, count in counts.items() if count or name in ("done", "failed", "left")}
+        shown |= {"seconds": self.seconds, "rows/s": self.rate}
+        parts = [notebook.table(list(shown), [list(shown.values())])]
+        if self.failures:
+            kinds = sorted(self.failures.items(), key=lambda item: -item[1])
+            parts.append(notebook.table(["failure", "rows"], kinds))
+        if self.error:
+            parts.append(notebook.paragraph(self.error))
+        return "".join(parts)
 
 
 # ---- the run

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pooltable import notebook
 from pooltable.events import Key
 from pooltable.rows import Row
 from pooltable.table.database import Connection
@@ -40,6 +42,12 @@ class Counts:
     def total(self) -> int:
         return self.pending + self.doing + self.done + self.failed + self.other
 
+    def _repr_html_(self) -> str:
+        shown = {name: getattr(self, name) for name in ("pending", "doing", "done", "failed")}
+        shown |= {name: count for name in ("other", "waiting") if (count := getattr(self, name))}
+        remark = notebook.paragraph("the job is paused") if self.paused else ""
+        return notebook.table(list(shown), [list(shown.values())]) + remark
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -71,6 +79,21 @@ class Entry:
     @property
     def reason(self) -> str:
         return self.error.split("\n", 1)[0]
+
+
+class Entries(list[Entry]):
+    """A list of entries, which a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        def told(entry: Entry) -> list[object]:
+            key = ",".join(map(str, entry.key))
+            return [key, entry.attempt, _at(entry.finished_at), entry.seconds, entry.reason or entry.kind]
+
+        return notebook.table(["key", "attempt", "when", "seconds", "reason"], map(told, self))
+
+
+def _at(seconds: float | None) -> str | None:
+    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 class Reader:
@@ -198,7 +221,7 @@ class Reader:
         if run is not None:
             where, values = f"{where} AND pt_e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
         sql = f"{self._sql_entries} WHERE {where} ORDER BY pt_e.finished_at DESC LIMIT {int(limit)}"
-        return [self._entry(row) for row in c.all(sql, values)]
+        return Entries(self._entry(row) for row in c.all(sql, values))
 
     def _entry(self, row: tuple[Any, ...]) -> Entry:
         w = self._s.width

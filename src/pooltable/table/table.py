@@ -24,7 +24,7 @@ from pooltable.table.indexing import make_index
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look, Looker
 from pooltable.table.mapping import Mapping, Request, reflect
-from pooltable.table.reading import Counts, Entry, Reader
+from pooltable.table.reading import Counts, Entries, Entry, Reader
 from pooltable.table.requeue import release_dead, release_foreign, requeue
 from pooltable.table.rights import held, needed
 from pooltable.table.statements import Statements
@@ -243,7 +243,7 @@ class TaskTable:
     def failures(self, limit: int = 100, kind: str | None = None, run: str | None = None) -> list[Entry]:
         """Entries of FAILED rows, the newest first; of one kind of error, or of one run (the start of its id)."""
         self.prepare(create=False)
-        return self._reading(lambda c: self._read.failures(c, limit, kind, run)) if self._entries else []
+        return self._reading(lambda c: self._read.failures(c, limit, kind, run)) if self._entries else Entries()
 
     def entry(self, key: Any) -> Entry | None:
         """What pooltable remembers of a row; None for one that was never claimed."""
