@@ -242,6 +242,8 @@ def settings_page() -> str:
         f"# Settings\n\n{NOTE}",
         "Each has a key in `pooltable.toml`, or under `[tool.pooltable]` in `pyproject.toml`, and a variable and an",
         "option. An option wins over a variable, a variable over the file.\n",
+        "A relative path of a SQLite file starts in the current folder where it is an option or a variable, and beside",
+        "the file where it is written in one. In the password of a URL write @ as `%40`, / as `%2F` and : as `%3A`.\n",
     ]
     for title, group in config.GROUPS.items():
         parts += [

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pooltable.errors import SettingError
+from pooltable.urls import mistake_in, sqlite_url, with_path, without_passwords
 
 Kind = Literal["text", "count", "number", "size", "switch", "names", "word"]
 
@@ -54,7 +55,8 @@ class Setting:
         try:
             read = _READERS[self.kind](value)
         except (ValueError, TypeError):
-            raise SettingError(f"{origin}: {self.name} must be {_WANTED[self.kind]}, not {value!r}") from None
+            shown = without_passwords(repr(value))
+            raise SettingError(f"{origin}: {self.name} must be {_WANTED[self.kind]}, not {shown}") from None
         if self.least is not None and read is not None and not read >= self.least:
             raise SettingError(f"{origin}: {self.name} must be {self.least:g} or more, not {value!r}")
         return read
@@ -231,17 +233,25 @@ class Settings(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(BY_NAME)
 
+    def answered(self, answers: Mapping[str, Any]) -> Settings:
+        """These settings with a person's answers on top, which count as given on the command line."""
+        flags = {name: BY_NAME[name].flags[0] for name in answers}
+        read = {name: (BY_NAME[name].read(answers[name], flag), flag) for name, flag in flags.items()}
+        return Settings({**self._found, **read}, self.file)
+
     def origin(self, name: str) -> str:
         found = self._found.get(name)
         return "default" if found is None else found[1]
 
     @property
     def database(self) -> str:
-        """The database's URL, with `env:NAME` looked up and a file's path made into a URL. Raises SettingError."""
+        """The database's URL, with `env:NAME` looked up and a file's path made into a URL; a relative path in the file
+        of settings starts beside that file. Raises SettingError."""
         value = self["db"]
         if not value:
             raise SettingError(f"no database is named: give --db, or run `pooltable init` to write {OWN_FILE}")
-        return database_url(value, self.origin("db"))
+        beside = self.file is not None and self.origin("db") == str(self.file)
+        return database_url(value, self.origin("db"), folder=self.file.parent if self.file and beside else None)
 
     @property
     def table_name(self) -> str:
@@ -250,8 +260,13 @@ class Settings(Mapping[str, Any]):
         return str(self["table"])
 
 
-def database_url(value: str, origin: str = "--db", environment: Mapping[str, str] | None = None) -> str:
-    """The SQLAlchemy URL behind what was written: env:NAME is looked up, a path is a SQLite file."""
+def database_url(
+    value: str, origin: str = "--db", environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> str:
+    """The SQLAlchemy URL behind what was written: env:NAME is looked up, a path is a SQLite file.
+
+    A relative path is looked for in `folder`, else in the current one. Raises SettingError.
+    """
     if value.startswith(INDIRECT):
         name = value.removeprefix(INDIRECT)
         value = (os.environ if environment is None else environment).get(name, "")
@@ -259,20 +274,13 @@ def database_url(value: str, origin: str = "--db", environment: Mapping[str, str
             raise SettingError(
                 f"{origin}: db is {INDIRECT}{name}, but the environment has no variable {name}: set it to the URL"
             )
-    return value if "://" in value else f"sqlite:///{value}"
-
-
-_PASSWORD = re.compile(r"(?P<before>://[^/@\s:]*:)(?P<password>.+)(?=@[^@/]*(/|$))|(?<=[?&]password=)[^&\s]+")
-
-
-def hide_password(text: str) -> str:
-    """A database URL without its password, for people to see."""
-    return _PASSWORD.sub(lambda found: (found["before"] or "") + "***", text)
-
-
-def password_of(url: str) -> str | None:
-    found = _PASSWORD.search(url)
-    return (found["password"] or found[0]) if found else None
+        origin, folder = name, None
+    mistake = mistake_in(value)
+    if mistake:
+        raise SettingError(f"{origin}: {mistake}")
+    if folder is not None:
+        value = with_path(value, lambda path: str(folder / path))
+    return value if "://" in value else sqlite_url(value)
 
 
 def gather(

@@ -101,6 +101,38 @@ def test_a_server_that_is_not_there_is_exit_4_without_its_password(folder: Any) 
     assert "s3cret" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "url, parts",
+    [
+        ("sqlite://v.db", ["sqlite:///v.db"]),
+        ("postgresql://host:abc/shop", ["the port", "postgresql://user:password@host:5432/name"]),
+        ("mysql://me:s@cret@host/shop", ["%40", "%2F", "%3A"]),
+        ("postgresql://me:s:cret@host/shop", ["%40", "%2F", "%3A"]),
+        ("mysql://host/shop?nonsense=1", ["nonsense"]),
+        ("mysql://host/shop?connect_timeout=soon", ["soon"]),
+        ("mysql://host/shop?ssl_ca=missing.pem", ["missing.pem"]),
+        ("postgresql://a..b/shop", ["a..b"]),
+        ("sqlite:///work.db?timeout=soon", ["soon"]),
+    ],
+)
+def test_a_malformed_url_is_one_line(hosts: Any, url: str, parts: list[str]) -> None:
+    done = hosts.run("status", "--db", url, "--table", "host")
+    assert done.returncode == 2
+    assert [part for part in parts if part not in done.line] == [], done.line
+    assert "cret" not in done.line
+
+
+def test_a_malformed_url_makes_no_table(folder: Any) -> None:
+    done = folder.run("add", "--create", "-c", "name", "--table", "host", "--db", "mysql://me@host:abc/shop", "x")
+    assert (done.returncode, "the port" in done.line) == (2, True)
+
+
+def test_a_url_in_the_wrong_place_is_told_without_its_password(hosts: Any) -> None:
+    for command in ("status", "run"):
+        line = hosts.run(command, "postgresql://me:s3cret@host/shop").line
+        assert "s3cret" not in line, line
+
+
 def test_a_read_only_database_is_exit_4_and_can_still_be_looked_at(hosts: Any) -> None:
     url = f"sqlite:///file:{hosts.path}/work.db?mode=ro&uri=true"
     done = hosts.run("run", "app:mission", "--db", url)

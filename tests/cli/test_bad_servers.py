@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from pooltable import TaskTable
+from pooltable.errors import DatabaseError
 from tests.servers import Server, mariadb_server as mariadb_server, postgresql_server as postgresql_server
 from tests.table.places import Place
 
@@ -85,6 +89,39 @@ def test_who_is_refused_by_the_server_is_told_so_without_a_password(folder: Any,
     who = url(place, "nobody", "s3cret") if place.kind == "postgresql" else url(place, password="s3cret")
     code, line = refused(folder, place, "status", "--db", who)
     assert (code, "right user, password and database" in line, "s3cret" in line) == (4, True, False), line
+
+
+@pytest.mark.parametrize("password", ["e", "p@:/#s"])
+def test_a_password_is_never_shown_and_nothing_else_is_changed(folder: Any, place: Place, password: str) -> None:
+    if place.kind == "mariadb":
+        place.script(f"ALTER USER guest@localhost IDENTIFIED BY '{password}'", "GRANT ALL ON *.* TO guest@localhost")
+    else:
+        place.script("GRANT ALL ON ALL TABLES IN SCHEMA public TO guest", "GRANT ALL ON SCHEMA public TO guest")
+    right = url(place, password=password)
+    done = folder.run("init", "--db", right, "--table", "video", "--write", "caption", "--job", password)
+    assert (done.returncode, done.stderr, right in done.stdout) == (0, "", False)
+    assert "guest:***@" in done.stdout
+    assert f"pooltable's own tables are ready for job {password}\n" in done.stdout
+    assert right not in (folder.path / "pooltable.toml").read_text()
+    folder.environment["DATABASE_URL"] = right
+    (folder.path / "app.py").write_text("def picky(row):\n    raise ValueError('the app crashes: ' + row.content)\n")
+    ran = folder.run("run", "app:picky", "-p", "1")
+    assert (ran.returncode, right in ran.stderr) == (1, False), ran.stderr
+    assert "ValueError: the app crashes: video 1" in ran.stderr
+    found = json.loads(folder.run("status", "--json").stdout)
+    assert (found["job"], found["table"], found["failed"]) == (password, "video", 3)
+
+
+@pytest.mark.parametrize("password", ["e", "app", "p@:/#s"])
+def test_a_traceback_of_a_refused_connection_has_no_password(place: Place, password: str) -> None:
+    who = url(place, "nobody", password)
+    with pytest.raises(DatabaseError) as refused:
+        TaskTable(who, "video").prepare()
+    text = "".join(traceback.format_exception(refused.value))
+    written = who.partition("//nobody:")[2].partition("@")[0]
+    assert f"nobody:{written}@" not in text
+    assert f"password={written}" not in text
+    assert len(password) < 6 or password not in text
 
 
 @pytest.mark.parametrize("database, extra", [("postgresql", "postgres"), ("mysql", "mysql"), ("mariadb", "mysql")])

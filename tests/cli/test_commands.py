@@ -73,6 +73,21 @@ def test_init_again_keeps_what_the_file_says_and_adds_what_is_new(hosts: Any) ->
     assert tomllib.loads(text)["write"] == ["caption"]
 
 
+def test_a_relative_file_is_written_as_the_file_of_settings_reads_it(hosts: Any) -> None:
+    (hosts.path / "pooltable.toml").unlink()
+    elsewhere = hosts.path / "conf" / "pooltable.toml"
+    elsewhere.parent.mkdir()
+    for given, written in (("work.db", "../work.db"), ("sqlite:///work.db", "sqlite:///../work.db")):
+        elsewhere.write_text("")
+        done = hosts.run("init", "--config", elsewhere, "--db", given, "--table", "host", "--write", "caption")
+        assert done.returncode == 0, done.stderr
+        assert tomllib.loads(elsewhere.read_text())["db"] == written
+        assert status(hosts, "--config", str(elsewhere))["pending"] == 4
+        hosts.environment["POOLTABLE_CONFIG"] = "conf/pooltable.toml"
+        assert status(hosts)["pending"] == 4
+        del hosts.environment["POOLTABLE_CONFIG"]
+
+
 def test_init_leaves_pyproject_to_its_owner(hosts: Any) -> None:
     (hosts.path / "pooltable.toml").unlink()
     (hosts.path / "pyproject.toml").write_text('[tool.pooltable]\ndb = "work.db"\ntable = "host"\n')

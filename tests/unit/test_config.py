@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pooltable.config import BY_NAME, SETTINGS, Settings, database_url, gather, hide_password, password_of, to_toml
+from pooltable.config import BY_NAME, SETTINGS, Settings, database_url, gather, to_toml
 from pooltable.errors import SettingError
 
 
@@ -127,6 +127,7 @@ def test_another_file_can_be_named_and_must_be_there(tmp_path: Path) -> None:
 def test_a_database_is_a_url_a_file_or_a_variable_that_holds_one() -> None:
     assert database_url("postgresql://h/d") == "postgresql://h/d"
     assert database_url("some dir/videos.db") == "sqlite:///some dir/videos.db"
+    assert database_url("100%25 sure?.db") == "sqlite:///100%2525 sure%3F.db"
     assert database_url("env:MY_URL", environment={"MY_URL": "mysql://h/d"}) == "mysql://h/d"
     with pytest.raises(SettingError, match="no variable MY_URL"):
         database_url("env:MY_URL", environment={})
@@ -139,20 +140,41 @@ def test_no_database_or_table_is_an_error_that_says_what_to_do(tmp_path: Path) -
         _ = settings(tmp_path).table_name
 
 
-@pytest.mark.parametrize(
-    ("url", "shown", "password"),
-    [
-        ("postgresql://me:s3cret@host:5432/db", "postgresql://me:***@host:5432/db", "s3cret"),
-        ("postgresql+psycopg://me:p@ss:w/rd@host/db", "postgresql+psycopg://me:***@host/db", "p@ss:w/rd"),
-        ("mysql://:pw@host", "mysql://:***@host", "pw"),
-        ("postgresql://host/db?user=a&password=pw&x=1", "postgresql://host/db?user=a&password=***&x=1", "pw"),
-        ("sqlite:///a:b@c.db", "sqlite:///a:b@c.db", None),
-        ("postgresql://me@host/db", "postgresql://me@host/db", None),
-    ],
-)
-def test_a_password_is_never_shown(url: str, shown: str, password: str | None) -> None:
-    assert hide_password(url) == shown
-    assert password_of(url) == password
+def test_a_relative_file_in_a_file_of_settings_is_beside_that_file(tmp_path: Path) -> None:
+    folder = tmp_path / "100% sure?"
+    folder.mkdir()
+    file = folder / "pooltable.toml"
+    beside = f"sqlite:///{tmp_path}/100%25 sure%3F"
+    for written, url in [
+        ("v.db", f"{beside}/v.db"),
+        ("data/v.db", f"{beside}/data/v.db"),
+        ("sqlite:///v.db?timeout=5", f"{beside}/v.db?timeout=5"),
+        ("sqlite:///file:v.db?mode=ro&uri=true", f"{beside.replace('///', '///file:')}/v.db?mode=ro&uri=true"),
+        ("/srv/v.db", "sqlite:////srv/v.db"),
+        ("sqlite:////srv/v.db", "sqlite:////srv/v.db"),
+        ("postgresql://h/d", "postgresql://h/d"),
+    ]:
+        file.write_text(f"db = '{written}'")
+        found = gather(file=file, environment={})
+        assert (found.database, found["db"]) == (url, written)
+    assert gather({"db": "v.db"}, file=file, environment={}).database == "sqlite:///v.db"
+    assert gather(file=file, environment={"POOLTABLE_DB": "v.db"}).database == "sqlite:///v.db"
+
+
+def test_a_mistake_in_a_url_is_told_with_where_it_was_written(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"pooltable\.toml: a SQLite file is written .* sqlite:///v.db"):
+        _ = settings(tmp_path, "db = 'sqlite://v.db'").database
+    with pytest.raises(SettingError, match=r"^MY_URL: the port"):
+        database_url("env:MY_URL", environment={"MY_URL": "postgresql://host:s3cret/d"})
+    with pytest.raises(SettingError, match=r"db must be text, not \['postgresql://me:\*\*\*@host/d'\]"):
+        settings(tmp_path, "db = ['postgresql://me:s3cret@host/d']")
+
+
+def test_an_answer_counts_as_given_on_the_command_line_also_where_it_is_null(tmp_path: Path) -> None:
+    found = settings(tmp_path, "table = 'video'\nwrite = ['a']").answered({"pending": "NULL", "table": "clip"})
+    assert (found["pending"], found.origin("pending")) == (None, "--pending")
+    assert (found["table"], found.origin("table")) == ("clip", "--table")
+    assert found["write"] == ("a",)
 
 
 def test_what_is_written_reads_back() -> None:

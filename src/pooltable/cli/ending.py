@@ -12,14 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from pooltable.errors import PooltableError
+from pooltable.errors import PooltableError, UsageError
+from pooltable.urls import without_passwords
 
 # What a shell sees of a program that SIGPIPE or SIGINT ended.
 NOBODY_READS = 128 + signal.SIGPIPE
 INTERRUPTED = 128 + signal.SIGINT
-
-# Passwords of databases that were read from the settings: no message may show one, whoever words it.
-secrets: set[str] = set()
 
 
 def end(command: Callable[[], int]) -> NoReturn:
@@ -41,6 +39,10 @@ def _outcome(command: Callable[[], int]) -> int:
     usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
         return command()
+    except UsageError as error:
+        # What was given in the wrong place may be the database's URL.
+        complain(without_passwords(one_line(str(error))))
+        return error.exit_code
     except PooltableError as error:
         complain(one_line(str(error)))
         return error.exit_code
@@ -62,7 +64,7 @@ def complain(text: str) -> None:
     # Without a stderr, print() would write to stdout.
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
-            print(f"pooltable: {without_secrets(text)}", file=sys.stderr, flush=True)
+            print(f"pooltable: {text}", file=sys.stderr, flush=True)
 
 
 def one_line(text: str) -> str:
@@ -70,18 +72,12 @@ def one_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "failed")
 
 
-def without_secrets(text: str) -> str:
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return text
-
-
 def _usage(error: Any) -> str:
     """A mistake on the command line, in one line with the nearest name and where to read on."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pooltable"
     near = getattr(error, "possibilities", None) or []
-    text = one_line(error.format_message()).rstrip(".")
+    text = without_passwords(one_line(error.format_message()).rstrip("."))
     option = getattr(error, "option_name", None)
     # The classes themselves are not part of Typer's public names.
     if type(error).__name__ == "NoSuchOption":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pooltable.cli.ending import complain
-from pooltable.cli.options import TABLE, merged, takes
+from pooltable.cli.options import TABLE, takes
 from pooltable.cli.show import say
 from pooltable.cli.table import open_table
-from pooltable.config import INDIRECT, OWN_FILE, Settings, hide_password, password_of, to_toml
+from pooltable.config import INDIRECT, OWN_FILE, Settings, to_toml
 from pooltable.errors import SettingError
+from pooltable.urls import hide_password, password_of, with_path
 
 if TYPE_CHECKING:
     from pooltable.table.table import TaskTable
@@ -53,16 +55,13 @@ def init(
       pooltable init --print     shows the SQL, for somebody who may run it
       pooltable init --index     while others go on writing, on PostgreSQL, MySQL and MariaDB
     """
-    asked: dict[str, Any] = {}
     if not settings["db"] and _can_ask():
-        asked["db"] = typer.prompt("Database (a URL such as postgresql://user@host/name, or a SQLite file)", err=True)
-        settings = _with(settings, asked)
+        answer = typer.prompt("Database (a URL such as postgresql://user@host/name, or a SQLite file)", err=True)
+        settings = settings.answered({"db": answer})
     if not settings["table"]:
-        asked["table"] = _choose_table(settings)
-        settings = _with(settings, asked)
+        settings = settings.answered({"table": _choose_table(settings)})
     if not print_sql:
-        asked |= _ask_words(settings)
-        settings = _with(settings, asked)
+        settings = settings.answered(_ask_words(settings))
     table = open_table(settings)
     if print_sql:
         say(table.init_sql().rstrip())
@@ -77,12 +76,6 @@ def init(
 
 def _can_ask() -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
-
-
-def _with(settings: Settings, asked: Mapping[str, Any]) -> Settings:
-    """The settings with the answers, which count as given on the command line."""
-    given = {name: settings[name] for name in settings if settings.origin(name).startswith("--")}
-    return merged({**given, **asked}, str(settings.file) if settings.file else None)
 
 
 def _choose_table(settings: Settings) -> str:
@@ -120,7 +113,7 @@ def _ask_words(settings: Settings) -> dict[str, Any]:
         if settings.origin("status") != "default" or "for status" not in str(error):
             raise
         asked["status"] = typer.prompt(f"{error}\nStatus column", err=True)
-        table = open_table(_with(settings, asked))
+        table = open_table(settings.answered(asked))
     found = table.look().words
     ours = {getattr(table.words, state) for state in STATES}
     if not found or ours & set(found):
@@ -205,7 +198,12 @@ def _to_write(settings: Settings) -> tuple[dict[str, Any], str]:
     names = [name for name in settings if settings.origin(name).startswith("--")]
     values = {name: "NULL" if settings[name] is None else settings[name] for name in names}
     url = values.get("db")
-    if not url or url.startswith(INDIRECT) or password_of(url) is None:
+    if not url or url.startswith(INDIRECT):
+        return values, ""
+    if password_of(url) is None:
+        # What is typed starts in the current folder, what is written in the file's.
+        folder = settings.file.parent if settings.file is not None else Path()
+        values["db"] = with_path(url, lambda path: os.path.relpath(path, folder))
         return values, ""
     values["db"] = INDIRECT + VARIABLE
     return (

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pooltable.config import BY_NAME, GROUPS, Setting, Settings, gather, password_of
+from pooltable.config import BY_NAME, GROUPS, Setting, gather
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 # A command has names of its own, such as `key`, for other things.
@@ -50,7 +50,7 @@ def takes(*groups: str, renamed: Mapping[str, str] | None = None) -> Callable[[C
         @wraps(command)
         def with_settings(**given: Any) -> int:
             flags = {setting.name: given.pop(PREFIX + setting.name) for _, setting in taken}
-            return command(settings=merged(flags, given.pop("config")), **given)
+            return command(settings=gather(flags, file=given.pop("config")), **given)
 
         parameters = [one for one in own.parameters.values() if one.name != "settings"] + options
         with_settings.__signature__ = own.replace(  # type: ignore[attr-defined]
@@ -70,18 +70,6 @@ def option(name: str, *more: str, text: str | None = None, panel: str | None = N
     one = BY_NAME[name]
     metavar = METAVARS[one.kind]
     return typer.Option(*one.flags, *more, help=text or one.help, metavar=metavar, rich_help_panel=panel, **rules)
-
-
-def merged(flags: Mapping[str, Any], file: str | None) -> Settings:
-    """The settings from everywhere; passwords in them are kept out of every message from now on."""
-    from pooltable.cli import ending
-
-    settings = gather(flags, file=file)
-    if settings["db"]:
-        secret = password_of(settings.database)
-        if secret:
-            ending.secrets.add(secret)
-    return settings
 
 
 def _parameter(setting: Setting, group: str) -> inspect.Parameter:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.show import say, say_json, table_lines
-from pooltable.config import GROUPS, Settings, hide_password
+from pooltable.config import GROUPS, Settings
+from pooltable.urls import hide_password
 
 
 @takes(*TABLE, "Running", "Command", "Trying again", "Stopping and leases", "Workers", "Showing")

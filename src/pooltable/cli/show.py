@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pooltable.cli.ending import without_secrets
 from pooltable.logs import harmless
 
 
@@ -17,7 +16,7 @@ def say(text: str = "") -> None:
     """One line of the result."""
     if sys.stdout is not None:
         # A row may hold anything, and must not be able to play with the terminal.
-        sys.stdout.write(harmless(without_secrets(text)) + "\n")
+        sys.stdout.write(harmless(text) + "\n")
 
 
 def say_json(value: Any) -> None:

@@ -20,8 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from pooltable.errors import DatabaseError, DatabaseReadOnly, DatabaseUnavailable, MappingError
-from pooltable.table.dialects import Dialect, Trouble, connect_args, dialect_of, engine_url
+from pooltable.table.dialects import Dialect, Trouble, connect_args, dialect_of, engine_url, shown
 from pooltable.table.guard import Guard, Line
+from pooltable.urls import without_passwords
 
 Result = TypeVar("Result")
 Values = Sequence[Any]
@@ -44,14 +45,15 @@ class Database:
     """A database that holds a table of tasks: an engine, and the dialect that goes with it."""
 
     def __init__(self, database: str | sa.URL | sa.Engine) -> None:
+        self._from_url = not isinstance(database, sa.Engine)
         if isinstance(database, sa.Engine):
             self.engine = database
         else:
             url = engine_url(database)
             try:
                 self.engine = sa.create_engine(url, poolclass=NullPool, connect_args=connect_args(url))
-            except (ImportError, sa.exc.NoSuchModuleError) as error:
-                raise MappingError(f"the database {url.render_as_string()} cannot be used: {error}") from error
+            except (ImportError, sa.exc.SQLAlchemyError, *_UNUSABLE) as error:
+                raise _unusable(shown(url), error) from error
         self.dialect: Dialect = dialect_of(self.engine)
         self.name = self.dialect.name_of(self.engine.url)
 
@@ -63,15 +65,24 @@ class Database:
         """`look` with a connection of SQLAlchemy's, for what is done once."""
         self.dialect.identity()
         try:
-            with self.engine.connect() as connection:
+            with self._connect() as connection:
                 return look(connection)
         except sa.exc.DBAPIError as error:
             raise self._told(error.orig if isinstance(error.orig, BaseException) else error) from error
         except sa.exc.SQLAlchemyError as error:
-            raise DatabaseError(f"{self.name}: {error}") from error
+            raise DatabaseError(f"{self.name}: {without_passwords(str(error))}") from error
+
+    def _connect(self) -> sa.Connection:
+        try:
+            return self.engine.connect()
+        except _UNUSABLE as error:
+            # What an engine of the user's raises is the user's.
+            if not self._from_url:
+                raise
+            raise _unusable(self.name, error) from error
 
     def _told(self, error: BaseException, raw: Any = None) -> DatabaseError:
-        text = self.dialect.said(error)
+        text = without_passwords(self.dialect.said(error))
         match self.dialect.trouble(error, raw):
             case Trouble.READ_ONLY:
                 return DatabaseReadOnly(f"{self.name} takes no writes: {text}; `pooltable doctor` says why")
@@ -81,6 +92,15 @@ class Database:
                 return DatabaseUnavailable(f"{self.name} cannot be reached: {text}{self.dialect.advice(error)}")
             case _:
                 return DatabaseError(f"{self.name}: {text}{self.dialect.advice(error)}")
+
+
+# What SQLAlchemy and drivers raise of Python's own for an option or a host in a URL that they cannot use.
+_UNUSABLE = (TypeError, ValueError, LookupError, AttributeError, OSError)
+
+
+def _unusable(name: str, error: BaseException) -> MappingError:
+    said = " ".join(without_passwords(str(error)).split())
+    return MappingError(f"{name} cannot be used: {said}; see what its URL says")
 
 
 class Connection:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import sqlalchemy as sa
 
 from pooltable.errors import MappingError
+from pooltable.urls import hide_password, mistake_in
 
 if TYPE_CHECKING:
     from pooltable.table.database import Connection
@@ -108,7 +109,7 @@ class Dialect:
     # ---- facts
 
     def name_of(self, url: sa.URL) -> str:
-        return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
+        return shown(url)
 
     def identity(self) -> object:
         """Which file the database is, None where it is a server. Raises where connecting would make what it does not
@@ -237,18 +238,29 @@ _DRIVERS = {
 }
 
 
+def shown(url: sa.URL) -> str:
+    """The URL as people write it, without its password."""
+    # What SQLAlchemy hides is the password before the host, not one among the options.
+    return hide_password(url.set(drivername=url.get_backend_name()).render_as_string())
+
+
 def engine_url(database: str | sa.URL) -> sa.URL:
     """The URL with the driver that pooltable uses."""
-    if isinstance(database, str) and "://" not in database:
-        raise MappingError(
-            f"{database!r} is not a database URL; a SQLite file is written sqlite:///{database or 'tasks.db'}"
-        )
+    if isinstance(database, str):
+        mistake = mistake_in(database)
+        if mistake:
+            raise MappingError(mistake)
+        if "://" not in database:
+            raise MappingError(
+                f"{database!r} is not a database URL; a SQLite file is written sqlite:///{database or 'tasks.db'}"
+            )
     try:
         url = sa.make_url(database)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError):
+        # Its own words may quote a part of the URL.
         raise MappingError(
             "the database URL cannot be read; it looks like postgresql://user:password@host/name"
-        ) from error
+        ) from None
     backend = url.get_backend_name()
     if backend not in _DRIVERS:
         raise MappingError(
