@@ -20,6 +20,7 @@ import typer
 import pooltable
 from pooltable import config, events
 from pooltable.cli.app import app
+from pooltable.cli.command import argument_text
 from pooltable.pool.results import AsyncResult
 from pooltable.table.reading import Counts, Entry
 from pooltable.table.states import MOVES, Status
@@ -197,11 +198,11 @@ def command_page() -> str:
 
 def _command(name: str, command: Any) -> str:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
-    usage = " ".join([name, "[OPTIONS]", *map(_argument, arguments)])
+    usage = " ".join([name, "[OPTIONS]", *map(argument_text, arguments)])
     parts = [f"## {name}\n", f"```text\n{usage}\n```\n", _help(command)]
     # Settings are shown in the panel of their group, whichever command takes them.
     groups = list(dict.fromkeys(panel for one in command.params if (panel := _panel(one)) in config.GROUPS))
-    own = [one for one in command.params if one.name != "help" and _panel(one) not in config.GROUPS]
+    own = [one for one in command.params if one.name not in ("help", "help_all") and _panel(one) not in config.GROUPS]
     if own:
         parts.append("\n".join(["| | |", "| --- | --- |", *map(_parameter, own), ""]))
     if groups:
@@ -214,14 +215,8 @@ def _panel(parameter: Any) -> str:
     return getattr(parameter, "rich_help_panel", None) or ""
 
 
-def _argument(argument: Any) -> str:
-    name = argument.metavar or argument.name.upper()
-    name = f"{name}..." if argument.nargs == -1 else name
-    return name if argument.required else f"[{name}]"
-
-
 def _help(command: Any) -> str:
-    text = inspect.cleandoc(command.help or "").replace("\b\n", "")
+    text = inspect.cleandoc(command.help or "").replace("\b\n", "").replace("\f\n", "")
     # Lines of an example are indented in the terminal; here they are a block.
     return re.sub(r"(?m)^ {2}(?=\S)", "    ", re.sub(r"(?m)^(Examples?:)\n(?=\S| )", r"\1\n\n", text)) + "\n"
 
@@ -229,7 +224,7 @@ def _help(command: Any) -> str:
 def _parameter(parameter: Any) -> str:
     names = parameter.opts + parameter.secondary_opts
     if parameter.param_type_name == "argument":
-        names = [_argument(parameter)]
+        names = [argument_text(parameter)]
     text = " ".join((getattr(parameter, "help", None) or "").split()).replace("|", "\\|")
     return f"| {' '.join(f'`{name}`' for name in names)} | {text} |"
 

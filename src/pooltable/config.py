@@ -142,14 +142,14 @@ _WANTED = {
 # In groups, as the help shows them.
 GROUPS: dict[str, tuple[Setting, ...]] = {
     "Database and table": (
-        Setting("db", "text", None, "Database: a SQLAlchemy URL, a SQLite file, or env:NAME of a variable."),
+        Setting("db", "text", None, "A SQLAlchemy URL, a SQLite file, or env:VARIABLE."),
         Setting("table", "text", None, "The table with the rows to work on, or schema.table.", short="-t"),
         Setting("job", "text", None, "Name of this piece of work. (default: the table's name)"),
         Setting("status", "text", "status", "The status column."),
         Setting("key", "names", None, "Key columns. (default: the primary key)"),
         Setting("columns", "names", None, "Columns that the task gets. (default: all others)"),
-        Setting("write", "names", (), "Columns that the task writes, by returning a mapping or one value."),
-        Setting("result", "text", None, "Column for whatever the task returns, as text or JSON."),
+        Setting("write", "names", (), "Columns that the task writes by what it returns."),
+        Setting("result", "text", None, "Column for all that the task returns, as text or JSON."),
         Setting("order_by", "text", None, "Columns by which rows are taken. (default: the key)"),
         Setting("where", "text", None, "SQL condition that limits the rows to work on."),
     ),
@@ -164,19 +164,19 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("forever", "switch", False, "Go on for ever and take new rows as they come."),
         Setting("poll", "number", 2.0, "Seconds between looks for new rows while there is nothing to do.", least=0.001),
         Setting("max_rows", "count", None, "Take at most so many rows.", least=1),
-        Setting("batch", "count", 1, "Rows that the function gets at once, as a list; 1: the row itself.", least=1),
-        Setting("time_limit", "number", None, "Seconds that one call may run; then its worker is killed.", least=0.001),
-        Setting("initializer", "text", None, "app:function, called once in each worker before its first row."),
+        Setting("batch", "count", 1, "Rows that the function gets at once.", least=1),
+        Setting("time_limit", "number", None, "Seconds that a call may run before it is killed.", least=0.001),
+        Setting("initializer", "text", None, "app:function, called once in each worker."),
         Setting("wait", "switch", True, "Wait for rows that are due again later."),
         Setting("db_wait", "number", None, "Patience with a database that is away. (default: no end)", least=0),
     ),
     "Command": (
-        Setting("command", "text", None, "Run this program on each row in place of a function; {column} is filled in."),
-        Setting("shell", "switch", False, "Have a shell read the command; values still reach it as single words."),
-        Setting("allow_dashes", "switch", False, "Take values that start with - also where they would be options."),
+        Setting("command", "text", None, "Run this program; {column} is filled in."),
+        Setting("shell", "switch", False, "Have a shell read it; values stay single words."),
+        Setting("allow_dashes", "switch", False, "Take values that start with - as options."),
     ),
     "Trying again": (
-        Setting("fails", "count", 1, "Attempts that may raise, or run over their time limit.", least=1),
+        Setting("fails", "count", 1, "Attempts that may raise or take too long.", least=1),
         Setting("lost", "count", 3, "Attempts whose worker may die.", least=1),
         Setting("rescued", "count", 10, "Attempts whose runner may die.", least=1),
         Setting("retry_pause", "number", 1.0, "Seconds before the second attempt.", least=0),
@@ -190,7 +190,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("halt", "count", 20, "Halt when so many rows in a row failed alike; 0: never.", least=0),
     ),
     "Workers": (
-        Setting("threads", "count", None, "Threads that each worker owns. (default: cores / processes)", least=1),
+        Setting("threads", "count", None, "Threads of each worker. (default: cores / processes)", least=1),
         Setting("devices", "text", None, "Devices to deal out to the workers, such as cuda:0,cuda:1; auto: all."),
         Setting("setup", "text", None, "app:function, for each worker before it imports the task: django.setup."),
         Setting("preload", "text", None, "Modules to import once for all workers, such as numpy,torch."),
@@ -200,8 +200,8 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
     ),
     "Showing": (
         Setting("log", "text", None, "Write a log of the run to this file."),
-        Setting("log_json", "switch", False, "Write the log as one JSON object per line; without --log to stderr."),
-        Setting("quiet", "switch", False, "Show no progress and nothing of what workers print and log.", short="-q"),
+        Setting("log_json", "switch", False, "Log one JSON object a line; without --log to stderr."),
+        Setting("quiet", "switch", False, "Show no progress, and not what workers print or log.", short="-q"),
     ),
 }  # fmt: skip
 SETTINGS: tuple[Setting, ...] = tuple(setting for group in GROUPS.values() for setting in group)

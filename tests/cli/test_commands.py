@@ -269,18 +269,16 @@ def test_without_a_word_the_help_is_shown(folder: Any) -> None:
     assert done.stdout == folder.run("--help").stdout
 
 
-def test_every_command_has_help_with_examples(folder: Any) -> None:
-    top = folder.run("--help").stdout
-    setup, running = (
-        ("demo", "init", "add"),
-        ("run", "try", "tune", "retry", "pause", "resume", "release", "prune", "doctor"),
-    )
-    commands = [*setup, *running, "status", "failures", "show", "logs", "config"]
-    assert [name for name in commands if name not in top] == []
-    for name in commands:
-        text = folder.run(name, "--help").stdout
-        assert f"pooltable {name}" in text, name
-        assert "Example" in text, name
+def test_completion_tells_a_shell_the_options(folder: Any) -> None:
+    folder.environment |= {
+        "_POOLTABLE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "pooltable run --time",
+        "COMP_CWORD": "2",
+    }
+    done = folder.run()
+    assert (done.returncode, done.stdout.split()) == (0, ["--time-limit"]), done.stderr
+    folder.environment["_POOLTABLE_COMPLETE"] = "source_bash"
+    assert "_POOLTABLE_COMPLETE=complete_bash" in folder.run().stdout
 
 
 def test_the_command_line_starts_fast(folder: Any) -> None:

@@ -9,60 +9,46 @@ import typer
 
 from pooltable import __version__
 from pooltable.cli import add, change, demo, doctor, init, look, map as mapped, prune, run, settings, tune
-from pooltable.cli.command import Command
+from pooltable.cli.command import Command, Commands
 from pooltable.cli.ending import INTERRUPTED
 
 HELP = """\
-Runs a Python function over the rows of a database table with a pool of worker processes.
+Runs a Python function over the rows of a database table in many processes.
 
-Set up once, in the folder of your code:
+Set up once, in the folder of your code; then run a function on every row that waits:
 
 \b
     pooltable init --db sqlite:///videos.db --table video --write caption
-
-Then run a function on every row that waits, and see what happened:
-
-\b
     pooltable run app:mission
     pooltable status
     pooltable failures
     pooltable retry --failed
 
-Every option can also stand in pooltable.toml, in the part tool.pooltable of pyproject.toml, or in the environment:
---max-rows is max_rows there and POOLTABLE_MAX_ROWS here. `pooltable config` shows what is in force.
+Options can also stand in pooltable.toml, in tool.pooltable of pyproject.toml, or in the environment: --max-rows is
+max_rows there and POOLTABLE_MAX_ROWS here. A command's --help shows what is needed most, its --help-all everything.
 """
 
 app = typer.Typer(
     name="pooltable",
     help=HELP,
-    add_completion=False,
-    rich_markup_mode="rich",
+    cls=Commands,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 
-for command in (
-    demo.demo,
-    init.init,
-    add.add,
-    run.run,
-    run.try_,
-    tune.tune,
-    look.status,
-    look.failures,
-    look.show,
-    look.logs,
-    change.retry,
-    change.pause,
-    change.resume,
-    change.release,
-    prune.prune,
-    doctor.doctor,
-    settings.config,
-):
-    app.command(name=command.__name__.rstrip("_"), cls=Command)(command)
-# What stands behind COMMAND belongs to it, also if it looks like an option of ours.
-app.command(name="map", cls=Command, context_settings={"allow_interspersed_args": False})(mapped.map_)
+GROUPS = {
+    "Set up": (demo.demo, init.init, add.add, doctor.doctor, settings.config),
+    "Work": (run.run, run.try_, tune.tune, mapped.map_),
+    "Look": (look.status, look.failures, look.show, look.logs),
+    "Change": (change.retry, change.pause, change.resume, change.release, prune.prune),
+}
+for group, commands in GROUPS.items():
+    for command in commands:
+        # What stands behind the COMMAND of map belongs to it, also if it looks like an option of ours.
+        own = {"allow_interspersed_args": False} if command is mapped.map_ else {}
+        name = command.__name__.rstrip("_")
+        app.command(name=name, cls=Command, rich_help_panel=group, context_settings=own)(command)
 
 
 def _version(wanted: bool) -> None:

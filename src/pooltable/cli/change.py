@@ -22,14 +22,14 @@ def retry(
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Those that failed in this run.")] = None,
     as_json: JSON = False,
 ) -> int:
-    """Make finished rows wait again, with a fresh number of attempts.
+    """Make finished rows wait again; their attempts are counted anew.
 
     \b
     Examples:
       pooltable retry 42 43
       pooltable retry --failed
       pooltable retry --kind TimeLimitExceeded
-      pooltable retry --run 1f0c9a      undoes a burst of failures; runs say their id
+      pooltable retry --run 1f0c9a      undoes a run's failures; runs say their id
     """
     if bool(keys) + failed + (kind is not None) + (run is not None) == 0:
         raise UsageError("retry which rows? Give keys, --failed, --kind KIND or --run ID")
@@ -49,7 +49,7 @@ def retry(
 
 @takes(*TABLE)
 def pause(settings: Settings) -> int:
-    """Stop taking rows, on all machines, until `pooltable resume`; rows that run go on.
+    """Stop taking rows, on all machines, until `resume`; rows that run go on.
 
     \b
     Example:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pooltable.cli.command import HelpAll
 from pooltable.cli.options import option
 
 FOLDER = Annotated[
@@ -28,6 +29,7 @@ def demo(
     db: Annotated[
         str | None, typer.Option("--db", metavar="FILE", help="With --videos: the SQLite file. (default: beside them)")
     ] = None,
+    help_all: HelpAll = False,
 ) -> int:
     """Watch it work: a table of videos, a model that reads their captions, a worker that is killed on the way.
 

@@ -22,7 +22,7 @@ PATIENCE = 120.0  # seconds
 
 @takes(*TABLE)
 def doctor(settings: Settings, as_json: JSON = False) -> int:
-    """Check whether a run on this table would work, and work fast; nothing is changed.
+    """Check whether a run on this table would work, and fast; nothing is changed.
 
     One line for each thing that was looked at: ok, warning or error, and the SQL or the command that mends it. A claim
     is made, measured and undone. The exit code is 1 when there is an error, and 0 with nothing worse than warnings.

@@ -35,7 +35,7 @@ WAITS = {
 STATES = ("pending", "doing", "done", "failed")
 
 
-@takes(*TABLE)
+@takes(*TABLE, shows=("job", "status", "key", "write", "result", "pending", "doing", "done", "failed"))
 def init(
     settings: Settings,
     print_sql: Annotated[bool, typer.Option("--print", help="Only print the SQL that it would run.")] = False,
@@ -51,9 +51,9 @@ def init(
     \b
     Examples:
       pooltable init --db sqlite:///videos.db --table video --write caption
-      pooltable init --db postgresql://me:secret@host/shop --table video --pending NEW
+      pooltable init --db env:DATABASE_URL --table video --pending NEW
       pooltable init --print     shows the SQL, for somebody who may run it
-      pooltable init --index     while others go on writing, on PostgreSQL, MySQL and MariaDB
+      pooltable init --index     beside writers, on all but SQLite
     """
     if not settings["db"] and _can_ask():
         answer = typer.prompt("Database (a URL such as postgresql://user@host/name, or a SQLite file)", err=True)

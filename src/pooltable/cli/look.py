@@ -174,7 +174,7 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
 
 @takes(*TABLE)
 def logs(key: KEY, settings: Settings, as_json: JSON = False) -> int:
-    """Print what the last failed attempt at a row printed and logged, and its traceback.
+    """Print the output of a row's last failed attempt: what it printed and logged, and its traceback.
 
     \b
     Example:

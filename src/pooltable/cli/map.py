@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pooltable.cli.command import HelpAll
 from pooltable.cli.ending import NOBODY_READS, complain
 from pooltable.cli.options import option
 from pooltable.errors import Fail, PooltableError, UsageError
@@ -44,19 +45,19 @@ def map_(
         typer.Option(
             "--hosts",
             metavar="FILE",
-            help="On each host of this file, a line each, through ssh; the host : is this one.",
+            help="On each host of this file, through ssh; : is this one.",
             rich_help_panel=INPUT,
         ),
     ] = None,
     ssh: Annotated[
-        str, typer.Option("--ssh", metavar="COMMAND", help="How ssh is called.", rich_help_panel=INPUT)
+        str, typer.Option("--ssh", metavar="COMMAND", help="How ssh is called.", rich_help_panel=INPUT, hidden=True)
     ] = "ssh",
     shell: Annotated[
-        bool, typer.Option("--shell", help="Have a shell read the command, not the arguments.", rich_help_panel=INPUT)
+        bool, typer.Option("--shell", help="Have a shell read the command.", rich_help_panel=INPUT)
     ] = False,
     allow_dashes: Annotated[
         bool,
-        typer.Option("--allow-dashes", help="Take arguments that start with - as options.", rich_help_panel=INPUT),
+        option("allow_dashes", text="Take arguments that start with - as options.", panel=INPUT, hidden=True),
     ] = False,
     database: Annotated[
         str, typer.Option("--db", metavar="FILE", help="Where it is kept what is done.", rich_help_panel=INPUT)
@@ -85,7 +86,7 @@ def map_(
     ] = None,
     time_limit: Annotated[
         float | None,
-        option("time_limit", "--timeout", text="Seconds that a command may run; then it is killed.", panel=ENDING),
+        option("time_limit", "--timeout", text="Seconds that one may run before it is killed.", panel=ENDING),
     ] = None,
     fails: Annotated[
         int, option("fails", "--retries", min=1, text="Attempts that a command has. (default: 1)", panel=ENDING)
@@ -95,22 +96,20 @@ def map_(
         typer.Option(
             "--halt",
             metavar="WHEN",
-            help="N: when so many in a row failed alike; or now|soon,fail|success|done=N or N%. (default: never)",
+            help="When N in a row failed alike, or now,fail=1.",
             rich_help_panel=ENDING,
         ),
     ] = "never",
+    help_all: HelpAll = False,
 ) -> int:
-    """Run a command on many arguments, several at once, and remember what is done.
+    """Run a command on many arguments: several at once, with a memory of what is done.
 
     \b
     Examples:
-      pooltable map gzip -9 ::: *.log                          one gzip for each file
-      find . -name '*.wav' -print0 | pooltable map -0 ffmpeg -i {} {.}.mp3
-      pooltable map -k --tag echo {1} {2} ::: a b ::: x y      each with each
+      pooltable map gzip -9 ::: *.log                     one gzip for each file
+      pooltable map -k --tag echo {1} {2} ::: a b ::: x y         each with each
       pooltable map --shell 'wc -w < {} > {.}.count' ::: *.txt
-      pooltable map --dir 'projects/*' git pull
-      pooltable map --hosts hosts.txt uptime
-      pooltable map --fails 3 --time-limit 60 --joblog jobs.log curl -fO < urls.txt
+      find . -name '*.wav' -print0 | pooltable map -0 ffmpeg -i {} {.}.mp3
 
     \b
     Options come before COMMAND. Without ::: the lines of stdin are the arguments.
@@ -118,14 +117,23 @@ def map_(
       {.}     without its extension        {/}     only the file's name
       {//}    only the folder              {/.}    the name without its extension
       {2} {2/.} ...  of the second list    {#}     its number, from 1 up
+
+    Run the same command again, and only what is left is run. What failed is left alone without --retry-failed.
+    \f
+    \b
+    More examples:
+      pooltable map --dir 'projects/*' git pull
+      pooltable map --hosts hosts.txt uptime
+      pooltable map --fails 3 --time-limit 60 --joblog jobs.log curl -fO < urls.txt
+
     No shell reads the command or an argument, unless --shell is given, and then only the command.
 
-    \b
-    Run the same command again, and only what is left is run: the same arguments are the same row in --db. What failed
-    is left alone without --retry-failed. Ctrl-C lets what runs come to its end; the rest is left for the next time.
+    The same arguments are the same row in --db. Ctrl-C lets what runs come to its end; the rest is left for the next
+    time.
 
     \b
-    Exit codes: 0 all is done; 1 some failed; 2 usage; 3 work is left, or runs in another call; 6 halted by --halt.
+    Exit codes: 0 all is done; 1 some failed; 2 usage; 3 work is left, or runs
+    in another call; 6 halted by --halt.
     """
     from pooltable import arguments
     from pooltable.cli import map_input

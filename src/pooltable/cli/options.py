@@ -9,16 +9,17 @@ The command gets the merged settings in place of the many options.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
+from pooltable.cli.command import GENERAL, HelpAll
 from pooltable.config import BY_NAME, GROUPS, Setting, gather
 
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=GENERAL)]
 # A command has names of its own, such as `key`, for other things.
 PREFIX = "setting_"
 TABLE = ("Database and table", "Status words")
@@ -34,10 +35,51 @@ METAVARS: dict[str, str | None] = {
 }
 
 
-def takes(*groups: str, renamed: Mapping[str, str] | None = None) -> Callable[[Callable[..., int]], Callable[..., int]]:
+# What only --help-all shows, unless a command says that it is needed there.
+SELDOM = frozenset(
+    [
+        "job",
+        "status",
+        "key",
+        "columns",
+        "write",
+        "result",
+        "order_by",
+        "where",
+        "pending",
+        "doing",
+        "done",
+        "failed",
+        "poll",
+        "max_rows",
+        "wait",
+        "db_wait",
+        "allow_dashes",
+        "lost",
+        "rescued",
+        "factor",
+        "longest_pause",
+        "jitter",
+        "grace",
+        "lease",
+        "halt",
+        "devices",
+        "preload",
+        "setup",
+        "maxtasksperchild",
+        "idle_timeout",
+        "log_json",
+    ]
+)
+
+
+def takes(
+    *groups: str, renamed: Mapping[str, str] | None = None, shows: Collection[str] = ()
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Gives a command the options of these groups of settings; it is called with `settings` instead of them.
 
-    `renamed` gives a setting another flag, where its own means something else for this command.
+    `renamed` gives a setting another flag, where its own means something else for this command. `shows` names settings
+    that are seldom needed, but here they are.
     """
     taken = [
         (group, replace(one, flag=(renamed or {}).get(one.name, one.flag))) for group in groups for one in GROUPS[group]
@@ -45,11 +87,16 @@ def takes(*groups: str, renamed: Mapping[str, str] | None = None) -> Callable[[C
 
     def decorate(command: Callable[..., int]) -> Callable[..., int]:
         own = inspect.signature(command, eval_str=True)
-        options = [_parameter(setting, group) for group, setting in taken] + [_config_parameter()]
+        options = [
+            _parameter(setting, group, hidden=setting.name in SELDOM and setting.name not in shows)
+            for group, setting in taken
+        ]
+        options += [_CONFIG, _HELP_ALL]
 
         @wraps(command)
         def with_settings(**given: Any) -> int:
             flags = {setting.name: given.pop(PREFIX + setting.name) for _, setting in taken}
+            del given["help_all"]  # it has done its work
             return command(settings=gather(flags, file=given.pop("config")), **given)
 
         parameters = [one for one in own.parameters.values() if one.name != "settings"] + options
@@ -72,7 +119,7 @@ def option(name: str, *more: str, text: str | None = None, panel: str | None = N
     return typer.Option(*one.flags, *more, help=text or one.help, metavar=metavar, rich_help_panel=panel, **rules)
 
 
-def _parameter(setting: Setting, group: str) -> inspect.Parameter:
+def _parameter(setting: Setting, group: str, hidden: bool) -> inspect.Parameter:
     flag = setting.flags[0]
     declared = [*setting.flags]
     kind: Any = str | None
@@ -85,14 +132,27 @@ def _parameter(setting: Setting, group: str) -> inspect.Parameter:
     text = setting.help
     if setting.default is not None and setting.default != () and setting.kind != "switch":
         text += f" (default: {setting.default})"
-    option = typer.Option(*declared, help=text, metavar=metavar, show_default=False, rich_help_panel=group)
+    option = typer.Option(
+        *declared, help=text, metavar=metavar, show_default=False, rich_help_panel=group, hidden=hidden
+    )
     return inspect.Parameter(
         PREFIX + setting.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
     )
 
 
-def _config_parameter() -> inspect.Parameter:
-    text = "File of settings. (default: pooltable.toml, else pyproject.toml)"
-    option = typer.Option("--config", help=text, metavar="FILE", show_default=False)
-    annotation = Annotated[str | None, option]
-    return inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+_CONFIG = inspect.Parameter(
+    "config",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="File of settings. (default: pooltable.toml)",
+            show_default=False,
+            rich_help_panel=GENERAL,
+        ),
+    ],
+)
+_HELP_ALL = inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll)

@@ -25,7 +25,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many they are.")] = False,
     as_json: JSON = False,
 ) -> int:
-    """Remove what pooltable remembers of rows that finished long ago; your own table stays as it is.
+    """Remove what is remembered of rows that ended long ago; your own table stays as it is.
 
     Goes: the entries of rows that ended longer ago than that, those of rows that are gone from your table, and runners
     that ended that long ago. Stays: whatever belongs to a row that runs, waits or is to be tried again. A failed row

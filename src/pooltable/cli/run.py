@@ -31,29 +31,36 @@ TASK = Annotated[
 ]
 
 
-@takes(*TABLE, "Running", "Command", "Trying again", "Stopping and leases", "Workers", "Showing")
+@takes(
+    *(*TABLE, "Running", "Command", "Trying again", "Stopping and leases", "Workers", "Showing"),
+    shows=("write", "result", "where"),
+)
 def run(settings: Settings, task: TASK = None, as_json: JSON = False) -> int:
     """Run a function, or a command, on every row that waits.
 
+    \b
+    Examples:
+      pooltable run app:mission                       until nothing is left to do
+      pooltable run app:mission --forever             a service; Ctrl-C drains it
+      pooltable run app:mission --fails 3 --time-limit 60
+      pooltable run app:predict -p 4 --batch 32       lists of 32 rows, for a model
+      pooltable run --command 'ffmpeg -i {content} {id}.mp3'
+
+    \b
+    Exit codes: 0 all rows DONE, or a service stopped; 1 some FAILED; 2 usage;
+    3 stopped with work left; 4 the database; 5 no worker can start; 6 halted.
+    \f
     The function gets a row, or with --batch a list of them, and returns what is to be stored; it runs in worker
     processes, one call at a time in each.
     A command gets the row's columns as arguments; what it prints is stored if a column is named with --write or
     --result, and a row whose command ends with another exit status than 0 is FAILED.
+    A run halts when so many rows as --halt says failed alike, one after the other.
 
     \b
-    Examples:
-      pooltable run app:mission                          until nothing is left to do
-      pooltable run app:mission -p 4 --initializer app:load_model
-      pooltable run app:mission --forever                a service; Ctrl-C drains it
-      pooltable run app:mission --fails 3 --retry-pause 10     tried three times
-      pooltable run app:mission --time-limit 60 --max-rows 100
-      pooltable run app:predict --batch 32               lists of up to 32 rows, for a model
-      pooltable run --command 'ffmpeg -i {content} {id}.mp3'
+    More examples:
+      pooltable run app:mission --initializer app:load_model --memory 4GB
+      pooltable run app:mission --max-rows 100 --retry-pause 10
       pooltable run --command 'wc -w < {content} | tr -d " "' --shell --write words
-
-    \b
-    Exit codes: 0 all rows DONE, or a service stopped; 1 some FAILED; 2 usage; 3 stopped with work left;
-    4 the database; 5 no worker can start; 6 halted because everything failed alike.
     """
     from pooltable.progress import Progress, is_terminal
 
@@ -187,7 +194,7 @@ def try_(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODULE:FUNCTION KEY...",
+            metavar="MODULE:FUNCTION KEY",
             help="The function, such as app:mission, unless there is a command; the rows' keys, as in 42 or a,b.",
         ),
     ],
@@ -197,7 +204,7 @@ def try_(
     batch: Annotated[int | None, option("batch", min=1)] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Start the debugger where the function raises.")] = False,
 ) -> int:
-    """Run a function, or a command, on one row, or a few, here and now, and write nothing to the table.
+    """Run a function, or a command, on one row, here and now; or on a few. Nothing is written to the table.
 
     The function runs in this process, so print, breakpoint() and the debugger work as always. The rows may be in any
     state and stay in it.
@@ -206,7 +213,7 @@ def try_(
     Examples:
       pooltable try app:mission 42
       pooltable try app:mission 42 --pdb
-      pooltable try app:predict 1 2 3 --batch 3          one call with a list of three rows
+      pooltable try app:predict 1 2 3 --batch 3       one call with three rows
       pooltable try --command 'ffmpeg -i {content} {id}.mp3' 42
     """
     from pooltable import tasks

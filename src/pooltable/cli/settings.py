@@ -10,7 +10,7 @@ from pooltable.urls import hide_password
 
 @takes(*TABLE, "Running", "Command", "Trying again", "Stopping and leases", "Workers", "Showing")
 def config(settings: Settings, as_json: JSON = False) -> int:
-    """Show the settings that are in force and where each came from.
+    """Show the settings in force and where each came from.
 
     A flag wins over the environment, the environment over the file, the file over the default.
 
