@@ -29,6 +29,7 @@ from pooltable.pool.local import LocalEngine
 from pooltable.pool.setup import Setup, check as check_setup
 from pooltable.signals import StopRequests
 from pooltable.tasks import Spec
+from pooltable.uptime import uptime
 
 # How workers are ended: how often it is looked whether they are gone, and how long at most when they are killed.
 LOOK_SECONDS = 0.05
@@ -118,6 +119,9 @@ class Crew(Protocol):
 
     def replace(self, pid: int) -> None:
         """Have this worker replaced by a new one, before the next row that it would run."""
+
+    def send_until(self, moment: float) -> None:
+        """Begin no row after that moment, by the clock of uptime, until it is moved."""
 
     def wait(self, seconds: float, answers: int) -> bool:
         """Wait until something happened, as the inbox does."""
@@ -239,6 +243,9 @@ class OwnProcesses:
     def replace(self, pid: int) -> None:
         self._leaving |= {pid}
 
+    def send_until(self, moment: float) -> None:
+        self._engine.send_until(moment)
+
     def wait(self, seconds: float, answers: int) -> bool:
         return self.inbox.wait(seconds, answers)
 
@@ -282,6 +289,7 @@ class ThisProcess:
         self._requests = requests
         self._calls: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]] = deque()
         self._numbers = count(1)
+        self._until = 0.0
         self._prepared = False
         self.broken: BaseException | None = None
 
@@ -322,8 +330,11 @@ class ThisProcess:
     def replace(self, pid: int) -> None:
         pass
 
+    def send_until(self, moment: float) -> None:
+        self._until = moment
+
     def wait(self, seconds: float, answers: int) -> bool:
-        if not self._calls:
+        if not self._calls or uptime() >= self._until:
             return self.inbox.wait(seconds, answers)
         call, function, arguments = self._calls.popleft()
         started = time.perf_counter()
@@ -421,6 +432,9 @@ class SomebodysExecutor:
 
     def replace(self, pid: int) -> None:
         pass
+
+    def send_until(self, moment: float) -> None:
+        pass  # what it was given, it begins when it likes
 
     def wait(self, seconds: float, answers: int) -> bool:
         return self.inbox.wait(seconds, answers)

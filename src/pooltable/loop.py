@@ -77,7 +77,9 @@ class Loop:
         self._reporter = reporter
         self._patience = Patience(plan.pace, requests, reporter.tell)
         self._hands = Hands(crew, inbox, reporter, plan.retry, plan.batch)
-        self._upkeep = Upkeep(lease, self._patience, plan.lease_seconds, plan.retry, reporter, inbox.wake)
+        self._upkeep = Upkeep(
+            lease, self._patience, plan.lease_seconds, plan.retry, reporter, inbox.wake, crew.send_until
+        )
         self._census = Census(lambda: table.counts().pending, reporter.tally.saw_pending)
         self._ladder = Ladder(plan.pace.grace)
         self._appetite = Appetite(plan.poll)
@@ -341,8 +343,11 @@ class Loop:
             rows = self._patience.ask(self._lease.read, claims)
             if rows is None:
                 break
+            if not self._upkeep.holds:
+                return  # the process was stopped until now, or the database slow: the lease is beaten first
             self._hands.send(rows)
-        self._hands.send_batches(time.monotonic(), more=not (self._appetite.dry or self._all_claimed()))
+        if self._upkeep.holds:
+            self._hands.send_batches(time.monotonic(), more=not (self._appetite.dry or self._all_claimed()))
 
     # ---- waiting
 

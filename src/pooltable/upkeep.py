@@ -13,6 +13,7 @@ from pooltable.table.lease import Lease
 from pooltable.table.neighbours import Neighbours
 from pooltable.table.rescue import Rescue
 from pooltable.table.states import Retry
+from pooltable.uptime import uptime
 
 RESCUE_SECONDS = 0.2  # between two rescues, however many runners die
 
@@ -28,6 +29,7 @@ class Upkeep:
         retry: Retry,
         reporter: Reporter,
         wake: Callable[[], None],
+        send_until: Callable[[float], None],
     ) -> None:
         self._lease = lease
         self._patience = patience
@@ -35,13 +37,24 @@ class Upkeep:
         self._retry = retry
         self._reporter = reporter
         self._beat_at = time.monotonic() + seconds / 3
+        self._send_until = send_until
+        self._hold_until(uptime() + seconds)
         self._rescued_at = self._rescue_at = 0.0
         self._neighbours = Neighbours(wake)
 
     @property
     def next(self) -> float:
         """When something is due next, by the monotonic clock."""
-        return min(self._beat_at, self._rescue_at)
+        return min(self._beat_at, self._rescue_at) if self.holds else 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether what was claimed is still ours for certain; if not, nothing of it may begin before the next beat."""
+        return uptime() < self._held_until
+
+    def _hold_until(self, moment: float) -> None:
+        self._held_until = moment
+        self._send_until(moment)
 
     def close(self) -> None:
         self._neighbours.close()
@@ -50,8 +63,9 @@ class Upkeep:
         """Renew the lease. After a lapse the rows that others took meanwhile are let go; rows whose end the database
         forgot are given back: True when they wait now."""
         # A database that was away is asked for this first: whether the lease outlived that matters most.
-        if time.monotonic() < self._beat_at and self._patience.retry_at is None:
+        if time.monotonic() < self._beat_at and self._patience.retry_at is None and self.holds:
             return False
+        began = uptime()
         beat = self._patience.ask(self._lease.beat)
         if beat is None:
             return False
@@ -61,6 +75,8 @@ class Upkeep:
         if beat.lapsed is not None:
             lost = hands.keep(beat.open)
             self._reporter.tell(LeaseLapsed(beat.lapsed, len(beat.open), lost))
+        # Only now, when what was lost is known: until then nothing is begun that a stopped process held too long.
+        self._hold_until(began + self._seconds)
         forgotten = self._patience.ask(self._lease.reopened, hands.claims, beat.open, self._retry)
         if forgotten is not None and (forgotten.pending or forgotten.failed):
             self._reporter.tell(EndsForgotten(forgotten.pending, forgotten.failed))

@@ -86,6 +86,9 @@ def by_content(row: Row) -> Any:
             raise RecursionError
         case ["generator"]:
             raise GeneratorExit
+        case ["gate", path]:
+            while not Path(path).exists():
+                time.sleep(0.01)
         case ["sleep", seconds]:
             time.sleep(float(seconds))
         case ["stubborn", seconds]:

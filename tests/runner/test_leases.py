@@ -8,6 +8,7 @@ import time
 import pytest
 
 from pooltable import Pace, TaskTable, events, run
+from pooltable.table.lease import Lease
 from tests.runner import missions
 from tests.runner.videos import wait_until
 
@@ -45,6 +46,46 @@ def test_a_runner_that_was_stopped_past_its_lease_loses_its_rows_to_another_and_
     assert stopped.wait() == 0
     assert videos.entry(1) == second
     assert (second["attempt"], second["rescued"], second["fails"], second["lost"]) == (2, 1, 0, 0)
+
+
+def test_a_runner_that_was_stopped_past_its_lease_begins_no_row_that_another_has_taken(videos, service):
+    gate = videos.folder / "gate"
+    videos.add("sleep:0.03", "sleep:0.03", f"gate:{gate}", "ok")
+    stopped = service("by_content", "processes=1, pace=Pace(lease=1.0), listeners=[print]")
+    # The last row is claimed as well, and waits for the worker that runs the one before it.
+    wait_until(lambda: len(videos.notes()) == 3 and videos.status(4) == "DOING")
+    first = holder(videos, 4)
+    stopped.signal(signal.SIGSTOP)
+    other = service("by_content", "processes=2, pace=Pace(lease=1.0), forever=True, poll=0.1")
+    wait_until(lambda: videos.status(4) == "DONE" and holder(videos, 3) != first)
+    gate.touch()
+    wait_until(lambda: videos.statuses() == {"DONE": 4})
+    other.signal(signal.SIGTERM)
+    assert other.wait() == 0
+    stopped.signal(signal.SIGCONT)
+    assert stopped.wait() == 0
+    assert "LeaseLapsed" in stopped.text()
+    assert [line.split()[:2] for line in videos.notes() if line.split()[0] == "4"] == [["4", "2"]]
+    assert videos.statuses() == {"DONE": 4}
+
+
+def test_rows_whose_lease_ran_out_between_their_claim_and_their_start_are_not_begun(videos, monkeypatch):
+    videos.add("ok")
+    read = Lease.read
+
+    def read_late(lease, claims):
+        """As when this process is stopped after its claim, and another runner takes the row and runs it meanwhile."""
+        rows = read(lease, claims)
+        videos.sql("UPDATE pooltable_video SET ended = 'done', runner_id = 'another'")
+        videos.sql("UPDATE video SET status = 'DONE'")
+        lapsed = time.monotonic() + 0.4
+        wait_until(lambda: time.monotonic() > lapsed)
+        return rows
+
+    monkeypatch.setattr(Lease, "read", read_late)
+    summary = run(missions.by_content, table(videos), processes=1, pace=Pace(lease=0.3))
+    assert videos.notes() == []
+    assert (summary.done, videos.statuses()) == (0, {"DONE": 1})
 
 
 def test_two_runners_that_were_both_stopped_past_their_leases_rob_nobody(videos, service):

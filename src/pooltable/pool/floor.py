@@ -12,6 +12,7 @@ what users sent and never runs their code.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import weakref
@@ -34,6 +35,7 @@ from pooltable.pool.poller import new_poller
 from pooltable.pool.process import Birth, WorkerProcess
 from pooltable.pool.staff import Staff
 from pooltable.pool.watch import Watch
+from pooltable.uptime import uptime
 
 _floors: weakref.WeakSet[Floor] = weakref.WeakSet()
 
@@ -60,6 +62,7 @@ class Floor:
         self.staff = Staff(self, birth, grace, listener)
         self.with_files = False  # whether some call has had arguments in a memory file
         self.closing = self.terminating = False
+        self.send_until = math.inf  # by the clock of uptime: what has not been sent by then waits until this is moved
         self.foreign = False  # this is a forked copy, in a process that the workers are none of
         self._last_error: BaseException | None = None  # what calls end with that are open when all is terminated
         self._writers: deque[WorkerProcess] = deque()  # whose socket was full
@@ -199,6 +202,12 @@ class Floor:
             if fd >= 0:
                 os.close(fd)
 
+    def go_on_until(self, moment: float) -> None:
+        """Workers are sent calls until then, by the clock of uptime; calls that wait are kept back after it."""
+        with self.lock:
+            self.send_until = moment
+            self.dispatch()
+
     # ---- sending; the lock is held
 
     def _send(self, worker: WorkerProcess, batch: dict[int, Entry], tokened: bool) -> None:
@@ -237,7 +246,7 @@ class Floor:
     def dispatch(self) -> None:
         """Send what waits to whoever is idle."""
         ledger = self.ledger
-        while ledger.waiting and ledger.idle:
+        while ledger.waiting and ledger.idle and uptime() < self.send_until:
             seat = ledger.warmest()
             batch = ledger.next_batch(seat)
             if not batch:
@@ -258,7 +267,7 @@ class Floor:
     def next(self, worker: WorkerProcess) -> None:
         """Give a worker that has come to the end of a batch its next ones, or let it be idle, or go."""
         ledger, seat = self.ledger, worker.seat
-        while batch := ledger.next_batch(seat):
+        while uptime() < self.send_until and (batch := ledger.next_batch(seat)):
             self._send(worker, batch, seat.tokened)
         if seat.batches or seat.state == LEAVING:
             return

@@ -192,6 +192,10 @@ class LocalEngine:
         for call in self._floor.waiting():
             self._floor.cancel(call, False)
 
+    def send_until(self, moment: float) -> None:
+        """Calls that are not with a worker at that moment, by the clock of uptime, wait until it is moved."""
+        self._floor.go_on_until(moment)
+
     def is_with_worker(self, call: int) -> bool:
         """Whether a worker has been sent this call and has not answered it."""
         with self._floor.lock:
