@@ -16,7 +16,7 @@ LOCKED  := $(INSTALL) --no-deps --require-hashes --only-binary :all:
 
 help:
 	@echo 'make demo     the demonstration: text found in the frames of a video, on SQLite'
-	@echo 'make test     all tests, on SQLite, PostgreSQL and MariaDB (installed by apt as root on Debian); ARGS="-k pool" selects'
+	@echo 'make test     all tests, on SQLite, PostgreSQL and MariaDB (installed by apt as root on Debian); ARGS="-n 0 -k pool" selects'
 	@echo 'make servers  long tests: whole runs against servers that are cut, stopped and restarted'
 	@echo 'make check    format, lint, types, and which module may import which'
 	@echo 'make format   rewrite the files the way that "make check" wants them'
@@ -32,7 +32,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	.ci/servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 servers: $(VENV)/.test
 	.ci/servers
@@ -67,9 +67,11 @@ $(BIN)/python:
 	    { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
+# `make lock UPGRADE=` keeps the versions and adds what is new in requirements/*.in.
+UPGRADE ?= --upgrade
 # Compiled against the public index whatever this machine is set to, so that the hashes are those of the released files.
 COMPILE := env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL -u PIP_CONSTRAINT PIP_CONFIG_FILE=/dev/null \
-    $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --resolver=backtracking \
+    $(BIN)/pip-compile --quiet $(UPGRADE) --generate-hashes --strip-extras --resolver=backtracking \
     --no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
     --unsafe-package opencv-python --unsafe-package pip --unsafe-package setuptools
 # The largest set is chosen first; the others follow it, so that all of them fit into one environment.

@@ -1,5 +1,8 @@
 """What holds for every test: nothing is left behind, and what was not tested is said aloud.
 
+`make test` runs several tests at a time, each in one of pytest-xdist's workers. A test marked `alone` measures a time:
+it runs after the others, while no other test of this session runs.
+
 A test that leaves a process, a socket pair, a memfd, another such descriptor or a temporary file behind fails, after
 some seconds' grace in which they may still go away. What a session fixture keeps, and the two helpers that the standard
 library starts once for each program, are no leak.
@@ -7,17 +10,22 @@ library starts once for each program, are no leak.
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import importlib.util
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import stat
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
@@ -25,6 +33,11 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell's background jobs ignore Ctrl-C, and every program that a test starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker of pytest-xdist is started by `python -c`, which a pool would take for an interactive session. It shall
+    # look like `python -m pytest`.
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("pytest.__main__")
 
 MARK = "TESTS_OF_POOLTABLE"  # every process that this session starts inherits it, also when its parent is long gone
 GRACE = 10.0
@@ -137,7 +150,76 @@ def _files_since(before: set[str], folder: Path) -> Iterator[str]:
             yield f"file {folder / name}"
 
 
+# ---- several tests at a time
+
+LOCK = "TESTS_OF_POOLTABLE_LOCK"  # a file: a test holds it shared, one that runs alone holds it exclusively
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since tests wait for processes; each worker starts database servers of its own."""
+    return min((os.cpu_count() or 1) + 1, 8)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None) and LOCK not in os.environ:
+        descriptor, os.environ[LOCK] = tempfile.mkstemp(prefix="pooltable-tests-", suffix=".lock")
+        os.close(descriptor)
+        config.add_cleanup(lambda: os.unlink(os.environ.pop(LOCK)))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if re.search(r" at 0x[0-9a-f]+", item.nodeid):
+            # Each worker of pytest-xdist collects for itself, and all must find the same tests.
+            raise pytest.UsageError(
+                f"{item.nodeid}: the id holds an address. Give the parameters ids that are the same each time."
+            )
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Outside of everything, so that the time for which a test waits here is not taken from its time limit."""
+    if LOCK not in os.environ:
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    with open(os.environ[LOCK]) as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            return (yield)
+        finally:
+            # Said explicitly: a process that a test has forked and left may still have the file open.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
 # ---- what was not tested is said aloud
+
+# With CI=true everything is tested, and a skipped test is an error. The exceptions: how their reason begins, and why.
+MAY_BE_SKIPPED = {
+    "CPython's test_": "that one does not apply to this pool or system; tests/pool/test_cpython.py says why",
+    "a PID namespace may not be made here": "a container without privileges may not, whatever is installed in it",
+}
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _not_in_ci((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _not_in_ci((yield))
+
+
+def _not_in_ci(report: Report) -> Report:
+    if not report.skipped or hasattr(report, "wasxfail") or os.environ.get("CI") != "true":
+        return report
+    if not _reason(report).startswith(tuple(MAY_BE_SKIPPED)):
+        report.outcome = "failed"
+        report.longrepr = f"not in MAY_BE_SKIPPED of tests/conftest.py, and CI=true: {_reason(report)}"
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -149,7 +231,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{count:5} tests skipped: {reason}", red=True, bold=True)
 
 
-def _reason(report: pytest.TestReport) -> str:
-    if isinstance(report.longrepr, tuple):
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    if isinstance(report.longrepr, (tuple, list)):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
     return str(report.longrepr)

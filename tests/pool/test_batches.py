@@ -21,6 +21,7 @@ def every_hundredth_is_slow(number: int) -> tuple[int, float, float]:
     return number, begin, time.monotonic()
 
 
+@pytest.mark.alone
 def test_a_slow_call_among_short_ones_holds_up_none_of_them(pool: MakePool) -> None:
     p = pool(2)
     p.map(double, range(100), 1)
@@ -35,6 +36,7 @@ def test_a_slow_call_among_short_ones_holds_up_none_of_them(pool: MakePool) -> N
     assert max(late for _, late in seen) < 0.1
 
 
+@pytest.mark.alone
 def test_no_short_call_waits_while_a_worker_is_idle(pool: MakePool) -> None:
     p = pool(2)
     p.map(every_hundredth_is_slow, range(10), 1)
@@ -54,6 +56,7 @@ def sleep_or_not(seconds: float) -> float:
     return seconds
 
 
+@pytest.mark.alone
 def test_a_result_before_a_long_call_of_its_batch_is_not_held_up(pool: MakePool) -> None:
     p = pool(1)
     p.map(sleep_or_not, [0.0] * 200, 1)  # known to be short
@@ -80,6 +83,7 @@ def test_results_of_a_batch_are_kept_when_a_later_call_of_it_is_killed(pool: Mak
         p.terminate()
 
 
+@pytest.mark.alone
 def test_calls_behind_a_long_one_go_to_a_worker_that_comes_later(pool: MakePool) -> None:
     p = pool(2, min_processes=1)
     p.map(sleep_or_not, [0.0] * 100, 1)

@@ -479,6 +479,7 @@ def test_the_worker_side_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
+@pytest.mark.alone
 def test_a_mark_costs_microseconds(start: Start, reader: Reader) -> None:
     worker = start("""
         started = time.perf_counter()

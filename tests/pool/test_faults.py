@@ -47,6 +47,7 @@ def goes_on(pool: Pool) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGABRT, signal.SIGBUS])
 def test_a_killed_worker_fails_only_the_call_it_was_running(pool: MakePool, number: signal.Signals) -> None:
     p = pool(2)
+    until(lambda: p._engine.ready == 2)
     good = p.apply_async(nap, (0.3, "good"))
     begin = time.monotonic()
     with pytest.raises(WorkerLost) as caught:
@@ -67,6 +68,7 @@ def test_a_killed_idle_worker_is_replaced_and_fails_nobody(pool: MakePool) -> No
     goes_on(p)
 
 
+@pytest.mark.alone
 def test_a_death_is_noticed_within_milliseconds(pool: MakePool, tmp_path: Path) -> None:
     p = pool(1)
     p.apply(double, (1,))
@@ -183,6 +185,7 @@ def test_a_recursion_error_is_told_and_the_worker_stays(pool: MakePool) -> None:
 
 def test_a_call_over_its_time_limit_is_ended(pool: MakePool) -> None:
     p = pool(2, time_limit=0.3)
+    until(lambda: p._engine.ready == 2)
     good = p.apply_async(double, (4,))
     begin = time.monotonic()
     with pytest.raises(TimeLimitExceeded, match=r"0\.3 s"):
@@ -272,6 +275,7 @@ def test_a_process_that_cannot_be_made_is_tried_again(pool: MakePool, monkeypatc
         start(what, method)
 
     p = pool(2)
+    until(lambda: p._engine.ready == 2)  # before that, nobody would be left who works, and the pool would give up
     pids = [worker.pid for worker in p._engine.workers()]
     monkeypatch.setattr(process, "start_process", fail)
     os.kill(pids[0], signal.SIGKILL)
@@ -666,6 +670,7 @@ def test_a_call_may_disturb_its_process(pool: MakePool, tmp_path: Path) -> None:
 # ---- 28: callbacks
 
 
+@pytest.mark.alone
 def test_a_callback_that_raises_or_sleeps_delays_no_other_result(
     pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:
