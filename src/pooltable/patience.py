@@ -25,8 +25,10 @@ LONGEST_PAUSE = 2.0
 LEAST_SECONDS = 10.0
 HURRIED_SECONDS = 3.0
 # Silence looks the same as a statement that takes long, so each answer that did not come in time makes the next bound
-# twice as long, up to this: a slow server gets through in the end.
+# twice as long, up to this: a slow server gets through in the end. After so many seconds in which every answer came
+# within the first bound, that one holds again.
 MOST_SECONDS = 600.0
+CALM_SECONDS = 60.0
 
 
 class Patience:
@@ -39,7 +41,8 @@ class Patience:
         self._tell = tell
         self._away_since = 0.0
         self._pause = FIRST_PAUSE
-        self._bound = max(pace.lease, LEAST_SECONDS)
+        self._first_bound = self._bound = max(pace.lease, LEAST_SECONDS)
+        self._calm_since: float | None = None  # since when every answer has come within the first bound
 
     def bound(self) -> float:
         """How many seconds one answer may take, as things stand. From any thread."""
@@ -65,8 +68,9 @@ class Patience:
         try:
             answer = verb(*args)
         except DatabaseUnavailable as error:
-            if time.monotonic() - now >= self._bound < MOST_SECONDS:
-                self._bound *= 2
+            self._calm_since = None
+            if time.monotonic() - now >= self._bound:
+                self._bound = max(self._bound, min(2 * self._bound, MOST_SECONDS))
             if self._requests.count >= Step.LEAVE:
                 return None
             if self.retry_at is None:
@@ -82,4 +86,16 @@ class Patience:
         if self.retry_at is not None:
             self.retry_at = None
             self._tell(DatabaseBack(time.monotonic() - self._away_since))
+        if self._bound > self._first_bound:
+            self._calm_down(now)
         return answer
+
+    def _calm_down(self, began: float) -> None:
+        """An answer has come that was asked for at `began`."""
+        now = time.monotonic()
+        if now - began >= self._first_bound:
+            self._calm_since = None
+        elif self._calm_since is None:
+            self._calm_since = now
+        elif now - self._calm_since >= CALM_SECONDS:
+            self._bound = self._first_bound

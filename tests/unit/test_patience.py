@@ -7,7 +7,7 @@ import pytest
 from pooltable.errors import DatabaseUnavailable
 from pooltable.events import Event
 from pooltable.pace import Pace
-from pooltable.patience import HURRIED_SECONDS, LEAST_SECONDS, MOST_SECONDS, Patience
+from pooltable.patience import CALM_SECONDS, HURRIED_SECONDS, LEAST_SECONDS, MOST_SECONDS, Patience
 from pooltable.signals import StopRequests
 
 
@@ -48,7 +48,37 @@ def test_what_was_not_answered_in_time_gets_twice_as_long_because_the_server_may
     for _ in range(20):
         clock.now += 10
         patience.ask(verb, 10 * MOST_SECONDS)
-    assert MOST_SECONDS <= patience.bound() < 2 * MOST_SECONDS
+    assert patience.bound() == MOST_SECONDS
     requests.request("SIGTERM")
     requests.request("SIGTERM")
     assert patience.bound() == HURRIED_SECONDS
+
+
+def test_after_a_minute_of_good_answers_a_silence_is_given_up_as_early_as_the_first_one(clock: Clock) -> None:
+    patience = Patience(Pace(lease=1.0), StopRequests(lambda: None), lambda event: None)
+
+    def silent() -> None:
+        clock.now += patience.bound()
+        raise DatabaseUnavailable("it did not answer")
+
+    def answered(seconds: float) -> str:
+        clock.now += seconds
+        return "answered"
+
+    def ask_for(seconds: float, each: float) -> None:
+        until = clock.now + seconds
+        while clock.now < until:
+            assert patience.ask(answered, each)
+            clock.now += 0.5
+
+    for _ in range(3):
+        patience.ask(silent)
+        clock.now += 10
+        ask_for(CALM_SECONDS / 2, each=0.1)
+        assert patience.bound() == 2 * LEAST_SECONDS
+        ask_for(CALM_SECONDS, each=0.1)
+        assert patience.bound() == LEAST_SECONDS
+    patience.ask(silent)
+    clock.now += 10
+    ask_for(3 * CALM_SECONDS, each=1.5 * LEAST_SECONDS)
+    assert patience.bound() == 2 * LEAST_SECONDS, "a server that is slow still needs it"
