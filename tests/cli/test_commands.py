@@ -217,11 +217,52 @@ def test_retry_by_key_by_kind_and_all(hosts: Any) -> None:
     assert hosts.run("retry", "2", "1").stdout == "2 rows wait again\n"
     assert "1 of the keys" in hosts.run("retry", "4", "2").stdout
     hosts.run("run", "app:picky", "--quiet")
-    assert hosts.run("retry", "--kind", "KeyError", "--json").stdout == '{\n  "requeued": 0\n}\n'
     assert hosts.run("retry", "--kind", "ValueError").stdout == "2 rows wait again\n"
     hosts.run("run", "app:picky", "--quiet")
     assert hosts.run("retry", "--failed").stdout == "2 rows wait again\n"
     assert status(hosts)["pending"] == 2
+
+
+def test_a_kind_needs_neither_its_module_nor_its_case(hosts: Any) -> None:
+    (hosts.path / "own.py").write_text(
+        "class TooLarge(Exception): pass\n"
+        "def mission(row):\n    raise TooLarge(row.name) if row.id < 3 else ValueError(row.name)\n"
+    )
+    hosts.run("run", "own:mission", "--quiet")
+    found = json.loads(hosts.run("failures", "--kind", "toolarge", "--json").stdout)
+    assert sorted(entry["key"] for entry in found) == [[1], [2]]
+    assert "did you mean ValueError?" in hosts.run("failures", "--kind", "valueeror").stdout
+    assert hosts.run("retry", "--kind", "TooLarge").stdout == "2 rows wait again\n"
+    assert hosts.run("retry", "--kind", "own.toolarge").returncode == 1
+    assert hosts.run("retry", "--kind", "valueerror").stdout == "2 rows wait again\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "parts", "printed"),
+    [
+        (
+            ["retry", "--kind", "KeyErorr", "--json"],
+            ["'KeyErorr'", "they failed with ValueError (2)"],
+            '{"requeued":0}',
+        ),
+        (["retry", "--kind", "valuerror"], ["'valuerror'", "did you mean ValueError?"], ""),
+        (["retry", "99"], ["99 is no finished row"], ""),
+        (["retry", "98", "99"], ["none of the 2 keys"], ""),
+        (["retry", "--run", "zzz"], ["no row is FAILED of run 'zzz'"], ""),
+        (["release"], ["no row is held by a runner that died", "1 run", "--foreign"], ""),
+        (["release", "--foreign", "--where", "id = 1"], ["no row is held"], ""),
+    ],
+)
+def test_what_finds_nothing_to_change_says_so_and_ends_with_1(
+    hosts: Any, command: list[str], parts: list[str], printed: str
+) -> None:
+    hosts.run("run", "app:picky", "--quiet")
+    hosts.sql("INSERT INTO host VALUES (5, 'web5', NULL, 'DOING')")
+    done = hosts.run(*command)
+    assert (done.returncode, "".join(done.stdout.split())) == (1, printed)
+    assert [part for part in parts if part not in done.line] == [], done.line
+    quiet = hosts.run(*command, "--quiet-if-none")
+    assert (quiet.returncode, quiet.stderr) == (0, "")
 
 
 def test_a_paused_job_is_not_claimed_until_it_is_resumed(hosts: Any) -> None:
@@ -244,7 +285,6 @@ def test_a_paused_job_is_not_claimed_until_it_is_resumed(hosts: Any) -> None:
 def test_release_gives_back_what_nobody_works_on(hosts: Any) -> None:
     hosts.sql("UPDATE host SET status = 'DOING' WHERE id = 1")
     assert "release --foreign" in hosts.run("status").stdout
-    assert hosts.run("release").stdout == "0 rows wait\n"
     assert hosts.run("release", "--foreign", "--json").stdout == '{\n  "released": 1\n}\n'
     assert status(hosts)["pending"] == 4
 

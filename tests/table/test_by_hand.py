@@ -131,11 +131,16 @@ def test_requeue_of_one_kind_of_error(place):
     lease.finish(
         [
             Finish(c, GiveUp(kind, kind, "", "fails"))
-            for c, kind in ((one, "OSError"), (two, "ValueError"), (three, "OSError"))
+            for c, kind in ((one, "OSError"), (two, "app.TooLarge"), (three, "OSError"))
         ]
     )
-    assert table.requeue(kind="OSError") == 2
+    assert table.kinds() == {"OSError": 2, "app.TooLarge": 1}
+    assert [entry.key for entry in table.failures(kind="TOOLARGE")] == [(2,)]
+    assert table.requeue(kind="Large") == 0
+    assert table.requeue(kind="oserror") == 2
     assert table.requeue() == 0
+    assert table.requeue(kind="toolarge") == 1
+    assert table.kinds() == {}
 
 
 def test_requeue_of_a_row_under_back_off_makes_it_due_now(place):

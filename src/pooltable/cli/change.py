@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.show import say, say_json
-from pooltable.cli.table import open_table, read_key
+from pooltable.cli.table import open_table, read_key, why_no_kind
 from pooltable.config import Settings
 from pooltable.errors import UsageError
+
+if TYPE_CHECKING:
+    from pooltable.table.table import TaskTable
+
+QUIET_IF_NONE = Annotated[
+    bool, typer.Option("--quiet-if-none", help="Say nothing and end with 0 if there is no such row.")
+]
 
 
 @takes(*TABLE, renamed={"failed": "--failed-word"})
@@ -20,6 +28,7 @@ def retry(
     failed: Annotated[bool, typer.Option("--failed/--no-failed", show_default=False, help="All that failed.")] = False,
     kind: Annotated[str | None, typer.Option("--kind", help="Those that failed with this kind of error.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Those that failed in this run.")] = None,
+    quiet_if_none: QUIET_IF_NONE = False,
     as_json: JSON = False,
 ) -> int:
     """Make finished rows wait again; their attempts are counted anew.
@@ -40,11 +49,29 @@ def retry(
     count = table.requeue(wanted, failed=failed, kind=kind, run=run)
     if as_json:
         say_json({"requeued": count})
-        return 0
-    say(f"{_rows(count)} again")
+    elif count:
+        say(f"{_rows(count)} again")
+    if count == 0:
+        return _none(_why_none(table, keys, kind, run), quiet_if_none)
     if wanted is not None and count < len(wanted):
         say(f"{len(wanted) - count} of the keys are no finished rows")
     return 0
+
+
+def _why_none(table: TaskTable, keys: list[str] | None, kind: str | None, run: str | None) -> str:
+    if keys:
+        return f"{keys[0]} is no finished row" if len(keys) == 1 else f"none of the {len(keys)} keys is a finished row"
+    if kind is not None and (why := why_no_kind(table, kind)):
+        return why
+    return "no row is FAILED" + (f" of run {run!r}" if run else "")
+
+
+def _none(why: str, quiet: bool) -> int:
+    """The exit code of a command that found nothing to do."""
+    if quiet:
+        return 0
+    complain(f"{why}; nothing was changed")
+    return 1
 
 
 @takes(*TABLE)
@@ -84,6 +111,7 @@ def release(
             "--foreign/--no-foreign", show_default=False, help="Also those that no runner of pooltable holds."
         ),
     ] = False,
+    quiet_if_none: QUIET_IF_NONE = False,
     as_json: JSON = False,
 ) -> int:
     """Give back the rows of runners that died, at no cost.
@@ -99,8 +127,18 @@ def release(
     """
     table = open_table(settings)
     count = table.release(foreign=foreign)
-    say_json({"released": count}) if as_json else say(_rows(count))
-    return 0
+    if as_json:
+        say_json({"released": count})
+    elif count:
+        say(_rows(count))
+    if count:
+        return 0
+    counts = table.counts()
+    left = counts.doing - sum(counts.open.values())
+    why = "no row is held by a runner that died"
+    if left > 0 and not foreign:
+        why += f"; {left} run without a runner of pooltable: give --foreign if nobody works on them"
+    return _none(why, quiet_if_none)
 
 
 def _rows(count: int) -> str:

@@ -10,7 +10,7 @@ import typer
 from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.show import at_text, plain, say, say_json, short, table_lines
-from pooltable.cli.table import open_table, read_key
+from pooltable.cli.table import open_table, read_key, why_no_kind
 from pooltable.config import Settings
 from pooltable.errors import UsageError
 
@@ -94,7 +94,7 @@ def failures(
         say_json([_entry(entry) for entry in entries])
         return 0
     if not entries:
-        say("no row failed" if not (kind or run) else "no row failed like that")
+        say((kind and why_no_kind(table, kind)) or "no row failed" + (" like that" if kind or run else ""))
         return 0
     rows = [_failure(entry) for entry in entries]
     for line in table_lines(("KEY", "ATTEMPT", "WHEN", "SECONDS", "REASON"), rows, frozenset({1, 3})):

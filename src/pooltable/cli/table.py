@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from pooltable.config import Settings
@@ -51,3 +52,20 @@ def read_key(text: str, table: TaskTable) -> tuple[Any, ...]:
             f"the key of table {table.name!r} is {names}; write {text!r} as {len(columns)} values with commas"
         )
     return tuple(parts)
+
+
+def why_no_kind(table: TaskTable, kind: str) -> str:
+    """That no row failed with this kind of error, and which kind was perhaps meant; "" where some did."""
+    from pooltable.table.kinds import meant
+
+    kinds = table.kinds()
+    if meant(kind, kinds):
+        return ""
+    if not kinds:
+        return f"no row failed with {kind!r}: none failed at all"
+    names = {one.casefold(): one for one in kinds} | {one.rpartition(".")[2].casefold(): one for one in kinds}
+    near = get_close_matches(kind.rpartition(".")[2].casefold(), names, n=1)
+    listed = ", ".join(f"{one} ({count})" for one, count in list(kinds.items())[:5])
+    return f"no row failed with {kind!r}; " + (
+        f"did you mean {names[near[0]]}?" if near else f"they failed with {listed}"
+    )

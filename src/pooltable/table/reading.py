@@ -11,6 +11,7 @@ from pooltable import notebook
 from pooltable.events import Key
 from pooltable.rows import Row
 from pooltable.table.database import Connection
+from pooltable.table.kinds import is_kind
 from pooltable.table.statements import Statements
 from pooltable.table.states import Status
 
@@ -211,13 +212,11 @@ class Reader:
     def failures(self, c: Connection, limit: int, kind: str | None, run: str | None) -> list[Entry]:
         """Entries of rows that are FAILED now, or stuck, the newest first."""
         s = self._s
-        values: list[Any] = []
+        of_kind, values = is_kind(c, s, kind)
         where = (
             f"pt_e.ended IN ('failed', 'stuck') AND EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND"
-            f" ({s.is_word[Status.FAILED]} OR {s.is_word[Status.DOING]}))"
+            f" ({s.is_word[Status.FAILED]} OR {s.is_word[Status.DOING]})){of_kind}"
         )
-        if kind is not None:
-            where, values = f"{where} AND pt_e.error_kind = {s.mark}", [*values, kind]
         if run is not None:
             where, values = f"{where} AND pt_e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
         sql = f"{self._sql_entries} WHERE {where} ORDER BY pt_e.finished_at DESC LIMIT {int(limit)}"

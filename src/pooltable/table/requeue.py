@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pooltable.events import Key
 from pooltable.table.database import Connection, Session
+from pooltable.table.kinds import is_kind
 from pooltable.table.rescue import Rescuer, taken_back
 from pooltable.table.statements import Statements
 from pooltable.table.states import Status
@@ -31,10 +31,8 @@ def _failed_keys(c: Connection, s: Statements, failed: bool, kind: str | None, r
     is_failed = s.is_word[Status.FAILED]
     if kind is None and run is None:
         return c.all(f"SELECT {s.keys} FROM {s.t} WHERE {is_failed}{s.has_key}{s.scope}") if failed else []
-    where = "pt_e.ended IN ('failed', 'stuck')"
-    values: list[Any] = []
-    if kind is not None:
-        where, values = f"{where} AND pt_e.error_kind = {s.mark}", [*values, kind]
+    of_kind, values = is_kind(c, s, kind)
+    where = f"pt_e.ended IN ('failed', 'stuck'){of_kind}"
     if run is not None:
         where, values = f"{where} AND pt_e.runner_id LIKE {s.mark}", [*values, f"{run}%"]
     row = f"EXISTS (SELECT 1 FROM {s.t} WHERE {s.same} AND ({is_failed} OR {s.is_word[Status.DOING]}){s.scope})"

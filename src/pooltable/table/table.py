@@ -21,6 +21,7 @@ from pooltable.table.checkup import checkup
 from pooltable.table.database import Connection, Database, Result, Session
 from pooltable.table.finding import Finding
 from pooltable.table.indexing import make_index
+from pooltable.table.kinds import kinds_of_failures
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look, Looker
 from pooltable.table.mapping import Mapping, Request, reflect
@@ -241,9 +242,17 @@ class TaskTable:
         return self._reading(lambda c: self._read.counts(c, self._entries))
 
     def failures(self, limit: int = 100, kind: str | None = None, run: str | None = None) -> list[Entry]:
-        """Entries of FAILED rows, the newest first; of one kind of error, or of one run (the start of its id)."""
+        """Entries of FAILED rows, the newest first; of one kind of error, or of one run (the start of its id).
+
+        The module of a kind may be left out, and upper or lower case does not matter.
+        """
         self.prepare(create=False)
         return self._reading(lambda c: self._read.failures(c, limit, kind, run)) if self._entries else Entries()
+
+    def kinds(self) -> dict[str, int]:
+        """The kinds of error that rows are FAILED with and how many rows each has, the most frequent first."""
+        self.prepare(create=False)
+        return self._reading(lambda c: kinds_of_failures(c, self._known)) if self._entries else {}
 
     def entry(self, key: Any) -> Entry | None:
         """What pooltable remembers of a row; None for one that was never claimed."""
@@ -328,7 +337,8 @@ class TaskTable:
         """Makes finished rows PENDING again, with a fresh budget; how many.
 
         Those of `keys` that are DONE, FAILED or stuck (one under back-off becomes due now); or, of the FAILED ones, all
-        with `failed`, those of one `kind` of error, those that the run `run` (the start of its id) finished.
+        with `failed`, those of one `kind` of error (as in `failures`), those that the run `run` (the start of its
+        id) finished.
         """
         wanted = None if keys is None else [self._key(key) for key in keys]
         statements = self._known
