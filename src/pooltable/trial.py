@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from statistics import mean, median
 
 from pooltable.batches import End
 from pooltable.crew import Answer, Inbox, OwnProcesses, Workers
 from pooltable.errors import WorkerLost, describe
+from pooltable.events import Event, WorkerReady
 from pooltable.outcomes import Raised
 from pooltable.pace import Room
 from pooltable.tasks import Spec
-from pooltable.tuning import HOPELESS, Score
+from pooltable.tuning import Score
 
 LOOK_SECONDS = 0.05
 LAST_SECONDS = 5.0  # for calls that run when their time is over
@@ -27,8 +29,19 @@ class TrialCrew(OwnProcesses):
     """Workers of ours whose output nobody reads."""
 
     def __init__(self, spec: Spec, processes: int, workers: Workers, folder: str) -> None:
-        inbox = Inbox()
-        super().__init__(spec, inbox, processes, workers, None, folder, lambda event: inbox.wake())
+        self._began = time.monotonic()
+        self._ready_after: list[float] = []
+        super().__init__(spec, Inbox(), processes, workers, None, folder, self._heard)
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, WorkerReady):
+            self._ready_after.append(time.monotonic() - self._began)
+        self.inbox.wake()
+
+    @property
+    def start_seconds(self) -> float:
+        """After how many seconds a worker was ready, its initializer included."""
+        return mean(self._ready_after) if self._ready_after else 0.0
 
     def pids(self) -> list[int]:
         return [worker.pid for worker in self._engine.workers() if worker.pid]
@@ -37,10 +50,13 @@ class TrialCrew(OwnProcesses):
 Send = Callable[[TrialCrew, int], int]
 
 
-def try_out(crew: TrialCrew, send: Send, score: Score, seconds: float, ends: float, best: float) -> None:
+def try_out(crew: TrialCrew, send: Send, score: Score, seconds: float, ends: float, least: float) -> float:
     """Measure for so many seconds, until `ends` by the monotonic clock, and note the rate, or why it failed, in
-    `score`. Who is far behind the `best` rate is cut early."""
-    _Trial(crew, send, score).run(seconds, ends, best)
+    `score`. Who is below the `least` rate is cut early. The seconds by which a worker's first call was longer than
+    others, as where it loads a model."""
+    trial = _Trial(crew, send, score)
+    trial.run(seconds, ends, least)
+    return trial.longer_first_calls()
 
 
 class _Trial:
@@ -54,14 +70,22 @@ class _Trial:
         self._ended: list[tuple[float, float]] = []  # when each call ended, and the seconds it ran
         self._failed = 0
         self._seen: set[int] = set()  # workers that have ended a call
+        self._first: list[float] = []  # the seconds of each worker's first call
+        self._others: list[float] = []
 
-    def run(self, seconds: float, ends: float, best: float) -> None:
+    def longer_first_calls(self) -> float:
+        if not self._first or not self._others:
+            return 0.0
+        usual = median(self._others)
+        return mean(max(0.0, seconds - usual) for seconds in self._first)
+
+    def run(self, seconds: float, ends: float, least: float) -> None:
         score = self._score
         # Each worker runs one call first, which pays for its caches.
         self._work(min(ends, time.monotonic() + seconds), lambda: len(self._seen) >= score.choice.processes)
         start = time.monotonic()
         self._work(min(ends, start + seconds / 3))
-        score.cut = 0 < self._rate(start, time.monotonic()) < HOPELESS * best
+        score.cut = 0 < self._rate(start, time.monotonic()) < least
         if not score.cut:
             self._work(min(ends, start + seconds))
         end = time.monotonic()
@@ -89,6 +113,7 @@ class _Trial:
             self._out.discard(call)
             if answer.pid is None:
                 continue  # it was called off before it began
+            (self._others if answer.pid in self._seen else self._first).append(answer.seconds)
             self._seen.add(answer.pid)
             self._ended.append((now, answer.seconds))
             seconds, count = seconds + answer.seconds, count + 1

@@ -28,7 +28,7 @@ from pooltable.reporter import own_folder
 from pooltable.rows import Row
 from pooltable.tasks import Spec
 from pooltable.trial import LOOK_SECONDS, TrialCrew, failure_of, try_out
-from pooltable.tuning import Choice, Machine, Score, choices, finalists, ranked
+from pooltable.tuning import Choice, Machine, Score, choices, finalists, hopeless_below
 
 PILOT_ROWS = 8
 PILOT_SECONDS = 0.3  # so many, as long as the calls are short
@@ -43,7 +43,8 @@ MEMORY_PART = 0.8  # of what is free, for all workers together
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be tuned: the task, and what is set now. `processes` and `threads` are kept where they are given."""
+    """What is to be tuned: the task, and what is set now. `processes` and `threads` are kept where they are given;
+    `total` is the number of rows to choose for, None for rows without end."""
 
     task: Callable[..., Any]
     fields: tuple[str, ...]
@@ -57,6 +58,7 @@ class Order:
     workers: Workers = field(default_factory=Workers)
     processes: int | None = None
     threads: int | None = None
+    total: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Tuner:
 
     def __init__(self, order: Order) -> None:
         self.seconds = order.seconds
+        self.total = order.total
         self._order = order
         self._show: Callable[[], object] = lambda: None
         self._ends = 0.0
@@ -106,7 +109,7 @@ class Tuner:
             left = self._left
             self._measure_all(planned, FIRST_PART * left / len(planned))
             for turn in range(1, ROUNDS):
-                again = finalists(self.scores.values(), self._order.now)
+                again = finalists(self.scores.values(), self._order.now, self._order.total)
                 if again:
                     seconds = self._left / (ROUNDS - turn) / len(again)
                     self._measure_all(again[:: 1 if turn % 2 else -1], seconds)
@@ -189,6 +192,7 @@ class Tuner:
     def _measure_together(self, together: Sequence[Choice], seconds: float) -> None:
         if self._left < SHORTEST:
             raise _Late
+        start: float | None = None
         with self._crew(together[0]) as crew:
             for choice in together:
                 if self._left < SHORTEST:
@@ -201,9 +205,12 @@ class Tuner:
                 except WorkerStartError as error:
                     score.failure = describe(error).reason
                     continue
-                order = ranked(self.scores.values())
-                best = order[0].rate if order else 0.0
-                try_out(crew, self._send, score, min(seconds, self._left), self._ends, best)
+                seen = crew.start_seconds if start is None else start
+                least = hopeless_below(self.scores.values(), seen, self._order.total)
+                loads = try_out(crew, self._send, score, min(seconds, self._left), self._ends, least)
+                if start is None:
+                    start = seen + loads
+                score.starts.append(start)
                 self._show()
 
     # ---- workers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import signal
 import time
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 MODELS = """
-import os, time
+import fcntl, os, time
 
 def predict(rows):
     time.sleep(0.02)                       # a call costs the same, however many rows it has
@@ -32,6 +33,17 @@ def unpacks(row):
     return name
 
 def waits(row):
+    time.sleep(0.02)
+
+def load():
+    with open("lock", "a") as lock:        # as a disk that gives a model to one worker after the other
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        time.sleep(0.5)
+
+def waits_after_loading(row, loaded=[]):
+    if not loaded:
+        load()
+        loaded.append(True)
     time.sleep(0.02)
 
 def some_fail(rows):
@@ -74,6 +86,7 @@ def test_the_best_flags_are_printed_with_what_they_gain_and_nothing_is_written(r
     assert found["command"] == "pooltable run models:predict --processes 1 --threads 1 --batch 32"
     rates = {one["batch"]: one["rate"] for one in found["measured"]}
     assert rates[32] > 3 * rates[8] > 6 * rates[2]
+    assert found["for_rows"] == 40
     assert contents(rows) == before
 
 
@@ -87,10 +100,43 @@ def test_a_choice_that_kills_its_workers_is_not_taken_and_the_others_are_measure
 
 
 def test_a_task_that_waits_gets_more_workers_than_there_are_cores(rows: Any) -> None:
-    done = rows.run("tune", "models:waits", "--threads", "1", "--seconds", "8")
+    done = rows.run("tune", "models:waits", "--threads", "1", "--rows", "100000", "--seconds", "8")
     assert done.returncode == 0, done.stderr
     assert "times as fast as what is set now (processes 2, threads 1)" in done.stdout
     assert int(done.stdout.split("--processes ")[1].split()[0]) > 2
+
+
+@pytest.mark.parametrize("task", [("waits", "--initializer", "models:load"), ("waits_after_loading",)])
+def test_what_the_workers_load_counts_and_few_rows_are_done_sooner_by_few_of_them(rows: Any, task: Any) -> None:
+    name, *initializer = task
+    flags = ("--threads", "1", "--seconds", "16", "--json")
+    done = rows.run("tune", f"models:{name}", *initializer, "--rows", "10", *flags)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    measured = {one["processes"]: one for one in found["measured"] if one["rate"]}
+    # Each waits for those before it: on average half of them.
+    assert measured[4]["start"] > measured[1]["start"] + 0.5
+    assert measured[4]["rate"] > 2 * measured[1]["rate"]
+    assert found["best"]["processes"] == 1
+    assert found["later"]["processes"] > 2
+
+
+def test_save_writes_the_choice_beside_what_somebody_wrote(rows: Any) -> None:
+    file = rows.path / "pooltable.toml"
+    file.write_text("# ours\n" + file.read_text().replace("processes = 2", "processes = 2  # a guess") + "# the end\n")
+    rows.environment["POOLTABLE_THREADS"] = "1"
+    done = rows.run("tune", "models:waits", "--rows", "100000", "--seconds", "8", "--save")
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-1]
+    assert re.fullmatch(
+        r"wrote processes = \d+, threads = 1 to .*pooltable\.toml; in the environment, POOLTABLE_THREADS wins", last
+    )
+    processes = int(last.split()[3].rstrip(","))
+    assert processes > 2
+    assert file.read_text() == (
+        '# ours\ndb = "work.db"\ntable = "host"\nwrite = ["caption"]\n'
+        f"processes = {processes}  # a guess\n# the end\nthreads = 1\n"
+    )
 
 
 def test_a_task_that_fails_on_its_rows_is_told_with_the_way_to_look_at_one(rows: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pooltable.tuning import Choice, Machine, Score, choices, finalists, verdict
+from pooltable.tuning import Choice, Machine, Score, choices, finalists, hopeless_below, pays_from, verdict
 
 NOW = Choice(4, 1)
 
@@ -65,3 +65,49 @@ def test_a_choice_that_failed_is_never_best():
     assert found is not None
     assert (found.best.choice, found.gain) == (Choice(2, 2), None)
     assert verdict([failed], NOW) is None
+
+
+def scored(choice: Choice, rate: float, start: float) -> Score:
+    return Score(choice, [rate] * 3, [start] * 3)
+
+
+MANY = scored(Choice(8, 1), 100.0, 6.0)
+FEW = scored(Choice(1, 1), 25.0, 0.5)
+SET = scored(NOW, 50.0, 2.0)
+
+
+def test_the_start_of_the_workers_decides_how_many_rows_a_choice_pays_for():
+    assert SET.seconds_for(100) == 4.0
+    assert pays_from(MANY, SET) == 401
+    assert (MANY.seconds_for(400), SET.seconds_for(400)) == (10.0, 10.0)
+    assert pays_from(scored(Choice(2, 2), 60.0, 2.0), SET) == 1
+    assert pays_from(SET, MANY) is None
+    assert pays_from(MANY, MANY) is None
+
+
+def test_rows_that_do_not_keep_all_workers_busy_take_one_call():
+    assert FEW.seconds_for(1) == 0.5 + 1 / 25
+    assert MANY.seconds_for(1) == MANY.seconds_for(8) == 6.0 + 8 / 100
+
+
+def test_the_best_choice_for_few_rows_is_not_the_one_for_many():
+    scores = [MANY, FEW, SET]
+    chosen = {rows: verdict(scores, NOW, rows) for rows in (20, 200, 5000, None)}
+    assert {rows: found.best for rows, found in chosen.items() if found} == {20: FEW, 200: SET, 5000: MANY, None: MANY}
+    assert {rows: found.later for rows, found in chosen.items() if found} == {
+        20: MANY, 200: MANY, 5000: None, None: None,
+    }  # fmt: skip
+
+
+def test_a_gain_is_one_of_time_where_the_number_of_rows_is_known():
+    found = verdict([MANY, SET], NOW, 1000)
+    assert found is not None
+    assert found.gain == (2.0 + 1000 / 50) / (6.0 + 1000 / 100)
+
+
+def test_who_is_good_for_few_rows_is_neither_cut_nor_left_out():
+    assert hopeless_below([MANY], start=0.5) == 50.0
+    # In twice the seconds that the best needs for 20 rows, with 0.5 s to start.
+    assert hopeless_below([MANY], start=0.5, rows=20) == 20 / (2 * MANY.seconds_for(20) - 0.5)
+    assert finalists([MANY, FEW, SET], NOW, 20) == [FEW.choice, SET.choice]
+    assert hopeless_below([], start=0.5, rows=20) == 0.0

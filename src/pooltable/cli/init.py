@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 import time
-import tomllib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +13,7 @@ import typer
 
 from pooltable.cli.ending import complain
 from pooltable.cli.options import TABLE, takes
+from pooltable.cli.saving import edited
 from pooltable.cli.show import say
 from pooltable.cli.table import open_table
 from pooltable.config import INDIRECT, OWN_FILE, Settings, to_toml
@@ -210,40 +208,3 @@ def _to_write(settings: Settings) -> tuple[dict[str, Any], str]:
         values,
         f"the password is not written down: set {VARIABLE}={hide_password(url)} (with the password) where you run it",
     )
-
-
-def edited(text: str, values: Mapping[str, Any]) -> str:
-    """The text of a file of settings with these values: their lines replaced, missing ones added, all else as it was.
-
-    Raises SettingError where a value spans lines and cannot be replaced like that.
-    """
-    known = tomllib.loads(text)
-    lines = text.splitlines(keepends=True)
-    for name, value in values.items():
-        wanted = list(value) if isinstance(value, tuple) else value
-        if known.get(name, _MISSING) == wanted:
-            continue
-        line = to_toml({name: value})
-        place = _line_of(name, lines)
-        if place is None:
-            if lines and not lines[-1].endswith("\n"):
-                lines[-1] += "\n"
-            lines.append(line)
-        else:
-            lines[place] = line
-    after = "".join(lines)
-    try:
-        found = tomllib.loads(after)
-    except tomllib.TOMLDecodeError:
-        found = {}
-    if any(found.get(name) != (list(value) if isinstance(value, tuple) else value) for name, value in values.items()):
-        raise SettingError(f"{OWN_FILE} has values over several lines; change it by hand to: {to_toml(values)!r}")
-    return after
-
-
-_MISSING = object()
-
-
-def _line_of(name: str, lines: Sequence[str]) -> int | None:
-    pattern = re.compile(rf"\s*{re.escape(name)}\s*=".replace("_", "[_-]"))
-    return next((number for number, line in enumerate(lines) if pattern.match(line)), None)
