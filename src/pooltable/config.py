@@ -168,7 +168,13 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("time_limit", "number", None, "Seconds that a call may run before it is killed.", least=0.001),
         Setting("initializer", "text", None, "app:function, called once in each worker."),
         Setting("wait", "switch", True, "Wait for rows that are due again later."),
-        Setting("db_wait", "number", None, "Patience with a database that is away. (default: no end)", least=0),
+        Setting(
+            "db_wait",
+            "number",
+            None,
+            "Patience with a database that is away. (default: no end; at the start none)",
+            least=0,
+        ),
     ),
     "Command": (
         Setting("command", "text", None, "Run this program; {column} is filled in."),

@@ -326,7 +326,10 @@ class EndsForgotten(Event):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseAway(Event):
+    """`begun`: it was there when the run began."""
+
     error: str
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)

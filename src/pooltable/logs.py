@@ -347,6 +347,8 @@ def _tell_trouble(
         case EndsForgotten():
             text = "the database lost how %d rows ended that it had written; %d wait again, %d are FAILED"
             _tell(WARNING, text, event.pending + event.failed, event.pending, event.failed)
+        case DatabaseAway(begun=False):
+            _tell(WARNING, "the database is away; the run begins when it is back: %s", event.error)
         case DatabaseAway():
             _tell(WARNING, "the database is away; running rows go on, results wait: %s", event.error)
         case DatabaseBack():

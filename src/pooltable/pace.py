@@ -15,7 +15,8 @@ class Pace:
 
     `lease`: how long rows stay ours without a sign of life. `grace`: how long running rows may go on after a stop
     request. `halt`: so many rows in a row that failed alike end the run (0: never). `wait`: wait for rows that are
-    under back-off. `db_wait`: patience with a database that is away, None without end.
+    under back-off. `db_wait`: patience with a database that is away, None without end; at the start of a run None is no
+    patience.
     """
 
     lease: float = 30.0

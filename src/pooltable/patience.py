@@ -99,3 +99,36 @@ class Patience:
             self._calm_since = now
         elif now - self._calm_since >= CALM_SECONDS:
             self._bound = self._first_bound
+
+
+def at_the_start(
+    verb: Callable[[], Answer],
+    seconds: float | None,
+    tell: Callable[[Event], None],
+    rest: Callable[[float], object],
+    is_over: Callable[[], bool] = lambda: False,
+) -> Answer:
+    """What the database answers before a run begins. One that is away is waited for, up to so many `seconds`; None: not
+    at all, because nobody has seen yet that it can be reached.
+
+    `rest` waits between two tries; nothing is waited for any more once it `is_over`.
+    """
+    began, pause, away = time.monotonic(), FIRST_PAUSE, False
+    while True:
+        try:
+            answer = verb()
+        except DatabaseUnavailable as error:
+            left = 0.0 if seconds is None else began + seconds - time.monotonic()
+            if left <= 0 or is_over():
+                if not away:
+                    raise
+                raise DatabaseUnavailable(f"{error}; the run has waited {seconds:g} s for it") from error
+            if not away:
+                away = True
+                tell(DatabaseAway(str(error), begun=False))
+            rest(min(pause, left))
+            pause = min(LONGEST_PAUSE, pause * 2)
+        else:
+            if away:
+                tell(DatabaseBack(time.monotonic() - began))
+            return answer

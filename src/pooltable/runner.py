@@ -16,13 +16,15 @@ from pooltable import tasks
 from pooltable.cores import usable_cores
 from pooltable.crew import Crew, Inbox, OwnProcesses, SomebodysExecutor, ThisProcess, Workers
 from pooltable.errors import MappingError, SettingError, UsageError
-from pooltable.events import Event, Listener, Summary
+from pooltable.events import Event, Listener, Listeners, Summary
 from pooltable.logs import Logs
 from pooltable.loop import Loop, Plan
 from pooltable.pace import Pace
+from pooltable.patience import Answer, at_the_start
 from pooltable.reporter import Callback, Reporter
 from pooltable.rows import Row
 from pooltable.signals import StopRequests
+from pooltable.table.lease import Lease
 from pooltable.table.looking import Look
 from pooltable.table.states import Retry
 from pooltable.table.table import TaskTable
@@ -118,13 +120,25 @@ class Runner:
         """
         if not self._once.acquire(blocking=False):
             raise UsageError("a Runner runs once, and this one has: make another")
-        self._table.prepare()
-        look = self._table.look()
+        look = self._when_it_is_there(self._look)
         if look.hidden:
             raise MappingError(look.hidden)
         self._check_words(look)
         with self._requests:
             return self._open().run(look)
+
+    def _look(self) -> Look:
+        self._table.prepare()
+        return self._table.look()
+
+    def _when_it_is_there(self, verb: Callable[[], Answer]) -> Answer:
+        return at_the_start(
+            verb,
+            self._plan.pace.db_wait,
+            Listeners(self._listeners).tell,
+            self._inbox.wait,
+            lambda: self._requests.count > 0,
+        )
 
     def _check_words(self, look: Look) -> None:
         if look.pending or not look.strange:
@@ -144,15 +158,16 @@ class Runner:
             crew = self._make_crew(reporter)
             # A server that is silent already is given up by whoever asks twice.
             with self._requests.interrupting(2):
-                lease = self._table.open_lease(
-                    seconds=self._plan.lease_seconds, processes=self._plan.size, poll=self._plan.poll
-                )
+                lease = self._when_it_is_there(self._open_lease)
         except BaseException:
             if crew is not None:
                 crew.end(lambda: False, in_a_hurry=lambda: True)
             reporter.abandon()
             raise
         return Loop(self._plan, self._table, lease, crew, self._inbox, self._requests, reporter)
+
+    def _open_lease(self) -> Lease:
+        return self._table.open_lease(seconds=self._plan.lease_seconds, processes=self._plan.size, poll=self._plan.poll)
 
     def _make_crew(self, reporter: Reporter) -> Crew:
         task, initializer = tasks.portable(self._task), self._initializer and tasks.portable(self._initializer)

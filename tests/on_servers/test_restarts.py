@@ -61,6 +61,28 @@ def test_rows_that_run_while_the_server_is_away_are_written_when_it_is_back(
     site.check()
 
 
+def test_a_run_that_starts_while_the_server_is_away_waits_for_it(site: Site, server: Server) -> None:
+    site.fill(8)
+    server.stop()
+    running = site.start(pace={"db_wait": 60})
+    wait_until(lambda: running.told("DatabaseAway", begun=False), about=running)
+    server.start()
+    assert running.ends_with() == 0
+    assert [len(running.events(what)) for what in ("DatabaseAway", "DatabaseBack", "RunStarted")] == [1, 1, 1]
+    site.check()
+
+
+@pytest.mark.parametrize("pace", [{}, {"db_wait": 0.5}])
+def test_a_run_that_starts_while_the_server_is_away_ends_with_4_when_it_is_not_to_wait_longer(
+    site: Site, server: Server, pace: dict[str, float]
+) -> None:
+    site.fill(1)
+    server.stop()
+    running = site.start(pace=pace)
+    assert running.ends_with() == 4
+    assert len(running.events("DatabaseAway")) == len(pace)
+
+
 def test_runners_that_missed_their_beats_in_an_outage_do_not_rob_each_other(site: Site, server: Server) -> None:
     site.fill(4)
     site.close_gate()

@@ -96,10 +96,12 @@ def _json_on_stderr(settings: Settings) -> bool:
     return bool(settings["log_json"] and not settings["log"])
 
 
-def _task(task: str | None, table: TaskTable, settings: Settings, batch: int, create: bool) -> Callable[[Any], Any]:
+def _task(
+    task: str | None, table: TaskTable, settings: Settings, batch: int, prepare: Callable[[], None]
+) -> Callable[[Any], Any]:
     """The function, or the command. One that stands on the command line wins over one that does not.
 
-    `create` makes the side tables.
+    `prepare` gets the table ready, whose columns a command names.
     """
     from pooltable import tasks
 
@@ -116,7 +118,7 @@ def _task(task: str | None, table: TaskTable, settings: Settings, batch: int, cr
         raise UsageError("a command takes one row at a time: leave out --batch")
     from pooltable import commands
 
-    table.prepare(create)
+    prepare()
     columns = [*table.write, *([table.result] if table.result else [])]
     if len(columns) > 1:
         raise UsageError(f"what a command prints goes to one column, not to {', '.join(columns)}: name one of them")
@@ -133,14 +135,20 @@ def _runner(
     listeners: list[Callable[[Event], object]],
 ) -> Runner:
     from pooltable import Pace, Runner, Workers, tasks
+    from pooltable.events import Listeners
     from pooltable.logs import Logs
+    from pooltable.patience import at_the_start
     from pooltable.table.states import Retry
 
     tasks.set_up(settings["setup"])
-    function = _task(task, table, settings, settings["batch"], create=True)
-    initializer = tasks.load(settings["initializer"]) if settings["initializer"] else None
     if _log(settings, progress):
         listeners = [*listeners, Logs()]
+
+    def prepare() -> None:
+        at_the_start(table.prepare, settings["db_wait"], Listeners(listeners).tell, time.sleep)
+
+    function = _task(task, table, settings, settings["batch"], prepare)
+    initializer = tasks.load(settings["initializer"]) if settings["initializer"] else None
     names = ("threads", "devices", "preload", "setup", "memory", "maxtasksperchild", "idle_timeout")
     retry = ("fails", "lost", "rescued", "factor", "longest_pause", "jitter")
     return Runner(
@@ -224,7 +232,7 @@ def try_(
     size = batch or settings["batch"]
     table = open_table(settings)
     tasks.set_up(setup or settings["setup"])
-    function = _task(task, table, settings, size, create=False)
+    function = _task(task, table, settings, size, lambda: table.prepare(create=False))
     tasks.check(function, size)
     prepare = initializer or settings["initializer"]
     first = tasks.load(prepare) if prepare else None

@@ -75,6 +75,8 @@ class Database:
     def _connect(self) -> sa.Connection:
         try:
             return self.engine.connect()
+        except sa.exc.DBAPIError as error:
+            raise self.unreachable(error.orig if isinstance(error.orig, BaseException) else error) from error
         except _UNUSABLE as error:
             # What an engine of the user's raises is the user's.
             if not self._from_url:
@@ -92,6 +94,14 @@ class Database:
                 return DatabaseUnavailable(f"{self.name} cannot be reached: {text}{self.dialect.advice(error)}")
             case _:
                 return DatabaseError(f"{self.name}: {text}{self.dialect.advice(error)}")
+
+    def unreachable(self, error: BaseException) -> DatabaseError:
+        """What an error tells that came while a connection was opened."""
+        told = self._told(error)
+        # What a server refuses while a connection is opened (it starts, it is full, it is restoring) passes as a rule.
+        if type(told) is DatabaseError and not self.dialect.hopeless(error):
+            return DatabaseUnavailable(str(told))
+        return told
 
 
 # What SQLAlchemy and drivers raise of Python's own for an option or a host in a URL that they cannot use.
@@ -219,9 +229,9 @@ class Session:
                 raw = self._open()
             connection = Connection(raw, self.dialect, identity)
         except sa.exc.DBAPIError as error:
-            raise self._unreachable(error.orig if isinstance(error.orig, BaseException) else error) from error
+            raise self.database.unreachable(error.orig if isinstance(error.orig, BaseException) else error) from error
         except self.dialect.errors as error:
-            raise self._unreachable(error) from error
+            raise self.database.unreachable(error) from error
         except TimeoutError as error:
             raise DatabaseUnavailable(f"{self._silence} while a connection was opened") from error
         self.replaced = self.replaced or self._identity not in (None, identity)
@@ -249,13 +259,6 @@ class Session:
             raw.close()
             raise
         return raw
-
-    def _unreachable(self, error: BaseException) -> DatabaseError:
-        told = self.database._told(error)
-        # What a server refuses while a connection is opened (it starts, it is full, it is restoring) passes as a rule.
-        if type(told) is DatabaseError and not self.dialect.hopeless(error):
-            return DatabaseUnavailable(str(told))
-        return told
 
     def transact(self, work: Callable[[Connection], Result]) -> Result:
         """What `work` returns, once the transaction around it is committed; the whole of it again where others were in
