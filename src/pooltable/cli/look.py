@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,18 @@ import typer
 
 from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, takes
-from pooltable.cli.show import at_text, plain, say, say_json, short, table_lines
+from pooltable.cli.show import (
+    at_plain,
+    at_text,
+    counted_lines,
+    fit,
+    plain,
+    say,
+    say_json,
+    short,
+    table_lines,
+    terminal_columns,
+)
 from pooltable.cli.table import open_table, read_key, why_no_kind
 from pooltable.config import Settings
 from pooltable.errors import UsageError
@@ -39,13 +51,18 @@ def status(settings: Settings, as_json: JSON = False) -> int:
             {"job": table.job, "table": table.name, "database": table.database, **plain(counts), "total": counts.total}
         )
         return 0
-    say(f"{table.name} in {table.database}" + (f", job {table.job}" if table.job != table.name else ""))
+    columns = terminal_columns()
+    job = f", job {table.job}" if table.job != table.name else ""
+    # The database is what one knows best.
+    room = columns - len(f"{table.name} in {job}")
+    say(fit(f"{table.name} in {fit(table.database, room) if room >= 8 else table.database}{job}", columns))
     rows = [(_word(table, state), f"{getattr(counts, state)}") for state in STATES]
     rows += [("other words", f"{counts.other}")] if counts.other else []
-    for word, count in rows:
-        say(f"  {word:<12} {count:>9}")
-    for line in _remarks(counts):
+    for line in counted_lines(rows, columns):
         say(line)
+    for remark in _remarks(counts):
+        for line in textwrap.wrap(remark, columns, subsequent_indent="  "):
+            say(line)
     return 0
 
 
@@ -113,7 +130,8 @@ def _failure(entry: Entry) -> tuple[str, ...]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    return {**plain(entry), "reason": plain(entry.reason)}
+    times = {name: at_plain(getattr(entry, name)) for name in ("not_before", "claimed_at", "finished_at")}
+    return {**plain(entry), **times, "reason": plain(entry.reason)}
 
 
 @takes(*TABLE)

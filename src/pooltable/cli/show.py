@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, date, datetime, time as time_of_day
 from typing import Any
 
 from pooltable.logs import harmless
+
+WIDE = 10_000
 
 
 def say(text: str = "") -> None:
@@ -29,6 +33,8 @@ def plain(value: Any) -> Any:
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, (date, time_of_day)):
+        return value.isoformat()
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     if value is None or isinstance(value, (str, int, float, bool)):
@@ -53,11 +59,42 @@ def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]], right: froze
     return [line(head), *map(line, rows)]
 
 
+def counted_lines(rows: Sequence[tuple[str, str]], columns: int) -> list[str]:
+    """Words and their counts below each other. Where it is narrow the words are cut, and never a count."""
+    from rich.cells import cell_len
+
+    numbers = max(len(count) for _, count in rows)
+    words = max(12, *(cell_len(word) for word, _ in rows))
+    gap = min(max(2, 10 - numbers), max(1, columns - 2 - words - numbers))
+    words = max(1, min(words, columns - 2 - gap - numbers))
+    fitted = [(fit(word, words), count) for word, count in rows]
+    return [f"  {word}{' ' * (words - cell_len(word) + gap)}{count:>{numbers}}" for word, count in fitted]
+
+
+def fit(text: str, columns: int) -> str:
+    """The text in at most so many columns of a terminal; what is cut leaves an ellipsis."""
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= columns else f"{set_cell_size(text, max(0, columns - 1)).rstrip()}…"
+
+
+def terminal_columns() -> int:
+    """How wide stdout is; where it is no terminal, wide enough for everything."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else WIDE
+
+
 def short(value: object, most: int = 60) -> str:
     """The value in one line of at most so many characters."""
     text = value if isinstance(value, str) else repr(value)
     text = " ".join(str(plain(text)).split())
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def at_plain(seconds: float | None) -> str | None:
+    """A time since 1970 as JSON has it: ISO 8601, in UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def at_text(seconds: float | None) -> str:
