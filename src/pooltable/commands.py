@@ -191,6 +191,19 @@ def parse_shell(text: str, slots: Callable[[str], Iterable[Part]] = columns_in) 
     return Template(text, (Word((SHELL,)), Word(("-c",)), Word((line,)), Word(("sh",)), *values), shell=True)
 
 
+_OPERATOR = re.compile(r"\|\|?|&&?|;|[012&]?>>?\S*|<\S*")
+
+
+def read_by_a_shell(words: Iterable[str]) -> str:
+    """What to say of a command without a shell that has a pipe or a redirection among its words; "" if it has none."""
+    found = next((word for word in words if _OPERATOR.fullmatch(word)), None)
+    if found is None:
+        return ""
+    return (
+        f"no shell reads the command, so the program gets {found!r} as an argument; give --shell to have it mean more"
+    )
+
+
 # Some shells, such as bash where it is /bin/sh, calculate also within [[ ]], $[ ], a[ ] and ${a:1}.
 _ARITHMETIC = re.compile(r"(?<!\S)\[\[\s((?!\]\]).)*\Z|[\w$]\[[^\]]*\Z|\$\{\w+:(?![-=?+])[^}]*\Z", re.DOTALL)
 _HERE_DOCUMENT = re.compile(r"(?<!<)<<(?!<)")

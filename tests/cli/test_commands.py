@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import tomllib
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -171,6 +172,8 @@ def test_status_failures_show_and_logs_tell_the_same_story(hosts: Any) -> None:
     entries = json.loads(hosts.run("failures", "--json").stdout)
     assert sorted(entry["key"] for entry in entries) == [[2], [4]]
     assert {(entry["kind"], entry["attempt"]) for entry in entries} == {("ValueError", 1)}
+    ago = [datetime.now(UTC) - datetime.fromisoformat(entry["finished_at"]) for entry in entries]
+    assert all(0 <= past.total_seconds() < 60 for past in ago), "ISO 8601, with the zone"
     assert json.loads(hosts.run("failures", "--json", "-n", "1").stdout)[0]["key"] in ([2], [4])
     assert json.loads(hosts.run("failures", "--json", "--kind", "KeyError").stdout) == []
     shown = hosts.run("show", "2")
@@ -267,6 +270,7 @@ def test_what_finds_nothing_to_change_says_so_and_ends_with_1(
 
 def test_a_paused_job_is_not_claimed_until_it_is_resumed(hosts: Any) -> None:
     assert "paused" in hosts.run("pause").stdout
+    assert json.loads(hosts.run("pause", "--json").stdout) == {"job": "host", "paused": True}
     assert status(hosts)["paused"] is True
     assert "paused" in hosts.run("status").stdout
     process = hosts.start("run", "app:mission")
@@ -274,7 +278,7 @@ def test_a_paused_job_is_not_claimed_until_it_is_resumed(hosts: Any) -> None:
         assert "4 rows wait" in process.stderr.readline()
         assert "paused" in process.stderr.readline()
         assert status(hosts)["pending"] == 4
-        hosts.run("resume")
+        assert json.loads(hosts.run("resume", "--json").stdout) == {"job": "host", "paused": False}
         assert process.wait(timeout=20) == 0
     finally:
         process.kill()

@@ -211,6 +211,30 @@ def test_halt_with_a_number_counts_commands_in_a_row_that_failed_alike(folder: A
     assert _counts(folder)["FAILED"] < 12
 
 
+def test_what_was_done_before_is_said_and_runs_again_only_when_asked(folder: Any) -> None:
+    command = ("sh", "-c", "echo x >> ran.$1; [ $1 != bad ]", "sh", ":::", "a", "b", "bad")
+    assert folder.run("map", *command).returncode == 1
+    done = folder.run("map", *command)
+    assert done.returncode == 1
+    assert all(part in done.line for part in ("2 were done before", "1 failed", "--retry-failed", "--again"))
+    assert folder.run("map", "--dry-run", "--again", *command).stdout.count("echo") == 3
+    done = folder.run("map", "--again", *command[:-1])
+    assert done.returncode == 0, done.stderr
+    counts = {name: len((folder.path / f"ran.{name}").read_text().split()) for name in ("a", "b", "bad")}
+    assert counts == {"a": 2, "b": 2, "bad": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "word"), [(["echo {} | wc -c"], "'|'"), (["echo", "{}", ">", "x"], "'>'"), (["cat <{}"], "'<{}'")]
+)
+def test_a_word_that_only_a_shell_understands_gets_a_hint(folder: Any, command: list[str], word: str) -> None:
+    done = folder.run("map", "--dry-run", *command, ":::", "a")
+    assert word in done.line
+    assert "--shell" in done.line
+    assert folder.run("map", "--dry-run", "--shell", " ".join(command), ":::", "a").stderr == ""
+    assert folder.run("map", "--dry-run", "sh", "-c", "echo $1 | wc -c", "sh", ":::", "a").stderr == ""
+
+
 def test_ctrl_c_lets_what_runs_end_and_leaves_the_rest(folder: Any) -> None:
     script = "touch began.$1; while [ ! -e go ]; do sleep 0.02; done; echo $1"
     process = folder.start("map", "-j", "1", "sh", "-c", script, "sh", ":::", "a", "b", "c")

@@ -221,6 +221,21 @@ def test_try_shows_the_traceback_of_the_users_own_code_only(hosts: Any) -> None:
     assert hosts.run("try", "app:picky", "1", "--initializer", "app:prepare").returncode == 0
 
 
+def test_try_tells_programs_what_came_of_each_row_and_nothing_else_on_stdout(hosts: Any) -> None:
+    done = hosts.run("try", "app:picky", "1", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(one["key"], one["ended"], one["value"]) for one in found] == [
+        ("1", "returned", "web1"),
+        ("3", "returned", "web3"),
+    ]
+    assert "looking at web1" in done.stderr
+    done = hosts.run("try", "app:picky", "2", "--json")
+    assert done.returncode == 1
+    (only,) = json.loads(done.stdout)
+    assert (only["ended"], only["reason"]) == ("failed", "ValueError: row 2 is even")
+
+
 def test_try_starts_the_debugger_where_the_function_raised(hosts: Any) -> None:
     done = hosts.run("try", "app:picky", "2", "--pdb", stdin="p row.name\nq\n")
     assert "web2" in done.stdout

@@ -75,7 +75,7 @@ def _none(why: str, quiet: bool) -> int:
 
 
 @takes(*TABLE)
-def pause(settings: Settings) -> int:
+def pause(settings: Settings, as_json: JSON = False) -> int:
     """Stop taking rows, on all machines, until `resume`; rows that run go on.
 
     \b
@@ -84,12 +84,13 @@ def pause(settings: Settings) -> int:
     """
     table = open_table(settings)
     table.pause()
-    say(f"job {table.job} is paused; `pooltable resume` lets it go on")
+    text = f"job {table.job} is paused; `pooltable resume` lets it go on"
+    say_json({"job": table.job, "paused": True}) if as_json else say(text)
     return 0
 
 
 @takes(*TABLE)
-def resume(settings: Settings) -> int:
+def resume(settings: Settings, as_json: JSON = False) -> int:
     """Take rows again after `pooltable pause`.
 
     \b
@@ -98,7 +99,7 @@ def resume(settings: Settings) -> int:
     """
     table = open_table(settings)
     table.resume()
-    say(f"job {table.job} goes on")
+    say_json({"job": table.job, "paused": False}) if as_json else say(f"job {table.job} goes on")
     return 0
 
 

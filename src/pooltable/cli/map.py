@@ -65,6 +65,9 @@ def map_(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run again what has failed before.", rich_help_panel=INPUT)
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Run again what is done or has failed before.", rich_help_panel=INPUT)
+    ] = False,
     keep_order: Annotated[
         bool, typer.Option("--keep-order", "-k", help="Output in the order of input.", rich_help_panel=OUTPUT)
     ] = False,
@@ -118,7 +121,7 @@ def map_(
       {//}    only the folder              {/.}    the name without its extension
       {2} {2/.} ...  of the second list    {#}     its number, from 1 up
 
-    Run the same command again, and only what is left is run. What failed is left alone without --retry-failed.
+    Called again, it runs only what is left; --retry-failed also what failed, and --again everything.
     \f
     \b
     More examples:
@@ -139,6 +142,7 @@ def map_(
     from pooltable.cli import map_input
     from pooltable.cli.map_output import JobLog, read_halt
     from pooltable.cli.map_rows import Rows
+    from pooltable.commands import read_by_a_shell
 
     words, lists = map_input.split(command, shell)
     inputs = [bool(lists), folders is not None]
@@ -159,10 +163,12 @@ def map_(
     task = arguments.OnArguments(
         template, map_input.path_of(template.program, folders, given), "", folders is not None, caller, allow_dashes
     )
+    if not shell and (hint := read_by_a_shell(words)):
+        complain(hint)
     if dry_run:
-        return _show(task, given, rows, retry_failed)
+        return _show(task, given, set() if again else rows.over(with_failed=not retry_failed))
     log = JobLog(job_log) if job_log is not None else None
-    taken = rows.take(template.text, given)
+    taken = rows.take(template.text, given, again)
     work = _Work(task, rows, taken, log, when, keep_order, tag, quiet)
     return work.run(processes, time_limit, fails, retry_failed)
 
@@ -170,8 +176,8 @@ def map_(
 # ---- showing what would be run
 
 
-def _show(task: OnArguments, given: list[Given], rows: Rows, retry_failed: bool) -> int:
-    over = rows.over(with_failed=not retry_failed)
+def _show(task: OnArguments, given: list[Given], over: set[tuple[str, str]]) -> int:
+    """`over`: host and arguments of what would not be run."""
     code = 0
     for one in given:
         if (one.host, json.dumps(one.arguments)) in over:
@@ -293,9 +299,10 @@ class _Work:
 
     def _nothing_left(self) -> int:
         if not self._quiet:
-            told = f"nothing is left to do: {self._taken.done} done before"
-            told += f", {self._taken.failed} failed (run them again with --retry-failed)" if self._taken.failed else ""
-            complain(told)
+            done, failed = self._taken.done, self._taken.failed
+            told = f"nothing is left to do: {done} {'was' if done == 1 else 'were'} done before"
+            told += f", {failed} failed (run them again with --retry-failed)" if failed else ""
+            complain(f"{told}; --again runs everything again")
         return 1 if self._taken.failed else 0
 
     def _ended(self, summary: Summary, halted: bool, terminal: bool) -> int:

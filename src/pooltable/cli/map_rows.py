@@ -47,8 +47,8 @@ class Rows:
         slug = re.sub(r"\W+", "_", Path(program).name.lower(), flags=re.ASCII).strip("_")[:24] or "command"
         self.name = f"map_{slug}_{hashlib.sha256(written.encode()).hexdigest()[:8]}"
 
-    def take(self, command: str, given: Iterable[Given]) -> Taken:
-        """Make a row of each combination that is new, and this run the one they belong to."""
+    def take(self, command: str, given: Iterable[Given], again: bool = False) -> Taken:
+        """Make a row of each combination that is new, and this run the one they belong to; `again`: none is over."""
         with self._open() as db:
             db.execute("BEGIN IMMEDIATE")
             db.execute("CREATE TABLE IF NOT EXISTS maps (name TEXT PRIMARY KEY, command TEXT NOT NULL, runs INTEGER)")
@@ -67,6 +67,9 @@ class Rows:
                 " ON CONFLICT (arguments, host) DO UPDATE SET seq = excluded.seq, run = excluded.run",
                 ((one.host, json.dumps(one.arguments), one.seq) for one in given),
             )
+            if again:
+                over = f"run = {run} AND status IN ('DONE', 'FAILED')"
+                db.execute(f"UPDATE {self.name} SET status = 'PENDING' WHERE {over}")  # noqa: S608
             db.execute("COMMIT")
         return self.look(run)
 

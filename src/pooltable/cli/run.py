@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, option, takes
-from pooltable.cli.show import say, say_json, short
+from pooltable.cli.show import plain, say, say_json, short
 from pooltable.cli.table import open_table, read_key
 from pooltable.config import Settings
 from pooltable.errors import CommandFailed, Fail, Later, SettingError, TaskError, UsageError, describe
@@ -122,6 +124,8 @@ def _task(
     columns = [*table.write, *([table.result] if table.result else [])]
     if len(columns) > 1:
         raise UsageError(f"what a command prints goes to one column, not to {', '.join(columns)}: name one of them")
+    if not settings["shell"] and (hint := commands.read_by_a_shell(asked.split())):
+        complain(hint)
     return commands.command(
         asked, table.fields, shell=settings["shell"], stores=bool(columns), allow_dashes=settings["allow_dashes"]
     )
@@ -211,6 +215,7 @@ def try_(
     setup: Annotated[str | None, option("setup")] = None,
     batch: Annotated[int | None, option("batch", min=1)] = None,
     pdb: Annotated[bool, typer.Option("--pdb", help="Start the debugger where the function raises.")] = False,
+    as_json: JSON = False,
 ) -> int:
     """Run a function, or a command, on one row, here and now; or on a few. Nothing is written to the table.
 
@@ -244,12 +249,22 @@ def try_(
         rows.append((tuple(row), 1, f"try {key}"))
     spec = tasks.Spec(function, table.fields, len(table.key), first, batch=size)
     code = 0
-    try:
-        tasks.initialize(spec)
-        for at in range(0, len(rows), size):
-            code |= _try(spec, tuple(rows[at : at + size]), keys[at : at + size], table, named=len(keys) > 1)
-    except Exception as error:
-        return _raised(error, pdb)
+    tried: list[dict[str, Any]] = []
+    with _printing_to_stderr() if as_json else nullcontext():
+        try:
+            tasks.initialize(spec)
+            for at in range(0, len(rows), size):
+                some = keys[at : at + size]
+                outcomes, seconds = _try(spec, tuple(rows[at : at + size]))
+                code |= any(isinstance(one, Raised) and not isinstance(one.error, Later) for one in outcomes)
+                tried += [_tried(key, outcome, seconds) for key, outcome in zip(some, outcomes, strict=True)]
+                if not as_json:
+                    _say_tried(some, outcomes, seconds, table, named=len(keys) > 1)
+        except Exception as error:
+            code = _raised(error, pdb)
+            tried += [_tried(key, Raised(error), None) for key in keys[len(tried) : len(tried) + size]]
+    if as_json:
+        say_json(tried)
     return code
 
 
@@ -260,8 +275,8 @@ def _task_and_keys(words: list[str], settings: Settings) -> tuple[str | None, li
     return None, words
 
 
-def _try(spec: Spec, rows: Batch, keys: list[str], table: TaskTable, named: bool) -> int:
-    """One call of the function. 1 if a row would fail."""
+def _try(spec: Spec, rows: Batch) -> tuple[Sequence[Outcome], float]:
+    """One call of the function: an outcome for each row, and the seconds it took."""
     from pooltable import batches, tasks
 
     started = time.perf_counter()
@@ -271,8 +286,42 @@ def _try(spec: Spec, rows: Batch, keys: list[str], table: TaskTable, named: bool
     except (Later, Fail, CommandFailed, TaskError) as told:
         # These say all there is to say; where they were raised would not help.
         outcomes = [Raised(told)] * len(rows)
-    seconds = time.perf_counter() - started
-    code = 0
+    return outcomes, time.perf_counter() - started
+
+
+def _tried(key: str, outcome: Outcome, seconds: float | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"key": key, "ended": "returned", "value": None, "reason": None, "seconds": seconds}
+    match outcome:
+        case Returned(value):
+            return {**told, "value": plain(value)}
+        case Raised(Later() as later):
+            return {**told, "ended": "later", "reason": later.reason or None}
+        case Raised(error):
+            return {**told, "ended": "failed", "reason": _reason(error)}
+
+
+def _reason(error: BaseException) -> str:
+    return error.reason if isinstance(error, Fail) else describe(error).reason
+
+
+@contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """What the function prints goes to stderr meanwhile, also from C, so that stdout is the result alone."""
+    if sys.stdout is None or sys.stderr is None:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _say_tried(keys: list[str], outcomes: Sequence[Outcome], seconds: float, table: TaskTable, named: bool) -> None:
     for key, outcome in zip(keys, outcomes, strict=True):
         name = f"row {key}" if named else "the row"
         match outcome:
@@ -283,10 +332,7 @@ def _try(spec: Spec, rows: Batch, keys: list[str], table: TaskTable, named: bool
             case Raised(Later() as later):
                 say(f"{name} would be {later}; nothing was written")
             case Raised(error):
-                reason = error.reason if isinstance(error, Fail) else describe(error).reason
-                say(f"{name} would be FAILED: {reason}; nothing was written")
-                code = 1
-    return code
+                say(f"{name} would be FAILED: {_reason(error)}; nothing was written")
 
 
 def _say_where(value: Any, table: TaskTable) -> None:
