@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 from pooltable.cores import usable_cores
 from pooltable.errors import RemoteError, TaskError, TimeLimitExceeded, WorkerStartError
-from pooltable.pool import capture, setup as setups, worker
+from pooltable.pool import capture, forked, setup as setups, worker
 from pooltable.rows import Row
 
 # Takes a Row, or with `batch` a list of them.
@@ -113,11 +113,16 @@ class Current:
 
 
 class _Here:
-    """What `current()` tells inside the block. It is put together when somebody asks, because most rows never do."""
+    """What `current()` tells inside the block. It is put together when somebody asks, because most rows never do.
 
-    __slots__ = ("_rows", "_token", "_told")
+    A copy of this process that the block forks off ends with the block, wherever the block runs: the row's end, the
+    runner's loop and its connection are not for two.
+    """
+
+    __slots__ = ("_own", "_rows", "_token", "_told")
 
     def __init__(self, rows: tuple[Attempt, ...]) -> None:
+        self._own = forked.own()
         self._rows = rows
         self._told: Current | None = None
         self._token: Token[_Here | None]
@@ -126,7 +131,9 @@ class _Here:
         self._token = _here.set(self)
         _running.append(self)
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
+        if not self._own[0]:
+            forked.leave(error)
         _running.remove(self)
         _here.reset(self._token)
 
@@ -209,18 +216,18 @@ def run_here(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key:
 
 def work(task: Task, given: Any, rows: tuple[Attempt, ...]) -> Any:
     """What the task returns for what it is given; `current()` and what it prints belong to these attempts meanwhile."""
-    with _Here(rows):
-        capture.begin(mark_of(rows), rows[0].attempt)
-        try:
+    capture.begin(mark_of(rows), rows[0].attempt)
+    try:
+        with _Here(rows):
             return task(given)
-        except _LIKE_OURS as error:
-            raise foreign(error) from error
-        except Exception as error:
-            if ruins_the_worker(error):
-                recycle()
-            raise
-        finally:
-            capture.end()
+    except _LIKE_OURS as error:
+        raise foreign(error) from error
+    except Exception as error:
+        if ruins_the_worker(error):
+            recycle()
+        raise
+    finally:
+        capture.end()
 
 
 def mark_of(rows: Sequence[Any]) -> tuple[Any, ...]:

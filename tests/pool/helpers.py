@@ -249,3 +249,115 @@ def die_soon_unless_first() -> None:
     assert me is not None
     if me.index:
         die_soon()
+
+
+_terminals: list[int] = []
+
+
+def fork(how: str) -> int:
+    if how == "os":
+        return os.fork()
+    if how == "pty":
+        import pty
+
+        pid, terminal = pty.fork()
+        _terminals.append(terminal)  # who closes it hangs up
+        return pid
+    return int(ctypes.PyDLL(None).fork())  # Python is told nothing of this one
+
+
+def end(then: str) -> str:
+    """Returns or raises as told."""
+    if then == "exit":
+        sys.exit(3)
+    if then == "exit with words":
+        sys.exit("words")
+    if then != "return":
+        raise {"raise": ValueError, "generator": GeneratorExit, "interrupt": KeyboardInterrupt}[then]("in the child")
+    return "from the child"
+
+
+def fork_and(how: str, then: str, number: int = 0) -> Any:
+    """Forks; the child ends as told, and the parent gives its exit code."""
+    child = fork(how)
+    if not child:
+        return end(then)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    while _terminals:
+        os.close(_terminals.pop())
+    return code
+
+
+def fork_and_leave_behind(number: int) -> int:
+    """The child of every second one comes back while the parent goes on."""
+    if number % 2 and not os.fork():
+        sys.exit(0)
+    return number
+
+
+def fork_in_a_pickle(how: str) -> Any:
+    return _Forks(how)
+
+
+class _Forks:
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(fork_and(self.how, "return")),)
+
+
+def note_and_fork(path: str, how: str, number: int) -> int:
+    """Writes down that it ran, and forks at every third number; the child returns."""
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    if number % 3 == 0:
+        child = fork(how)
+        if child:
+            os.waitpid(child, 0)
+    return number
+
+
+def fork_at_start(how: str) -> None:
+    fork(how)
+
+
+def start_a_process() -> int | None:
+    import multiprocessing
+
+    child = multiprocessing.get_context("fork").Process(target=end, args=("exit",))
+    child.start()
+    child.join(10)
+    return child.exitcode
+
+
+def print_and_fork() -> int:
+    import atexit
+
+    atexit.register(print, "an exit handler runs")
+    sys.stdout.write("before the fork, ")
+    child = os.fork()
+    if not child:
+        sys.stdout.write("in the child, ")
+        raise ValueError("of the child")
+    os.waitpid(child, 0)
+    print("after the fork")
+    return os.getpid()
+
+
+def say(message: Any, pause: float = 0.0) -> None:
+    """Sends something to the parent that no worker sends: bytes as they are, anything else as a message."""
+    from pooltable.pool.wire import pack
+
+    frame = sys._getframe()
+    while frame.f_code.co_name != "_serve":
+        assert frame.f_back is not None
+        frame = frame.f_back
+    line = frame.f_locals["line"]
+    if isinstance(message, bytes):
+        line.socket.send(message)
+    else:
+        number = frame.f_locals["number"]
+        answers = [(number + offset, 0, 0.0, b"N.") for offset in message] if isinstance(message, list) else message
+        line.send(pack((answers, 0.0, True, 0, False) if isinstance(message, list) else answers))
+    time.sleep(pause)

@@ -201,3 +201,29 @@ def ruined_device(row: Row) -> str:
 
 async def coroutine(row: Row) -> None:
     return None
+
+
+def forks(row: Row) -> str:
+    """Forks, and the child ends as the row says."""
+    note(row.id)
+    child = os.fork()
+    if not child:
+        match row.content:
+            case "exit":
+                sys.exit(0)
+            case "raise":
+                raise ValueError("in the child")
+        return "from the child"
+    if row.content == "wait":
+        os.waitpid(child, 0)
+    return f"done by {os.getpid()}"
+
+
+def forks_for_all(rows: list[Row]) -> list[str]:
+    if not os.fork():
+        raise ValueError("in the child")
+    return [str(note(row.id)) for row in rows]
+
+
+def initializer_that_forks() -> None:
+    os.fork()

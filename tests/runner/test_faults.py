@@ -6,11 +6,12 @@ import os
 import re
 import signal
 import sqlite3
+from contextlib import suppress
 
 import psutil
 import pytest
 
-from pooltable import Retry, TaskTable, events, run
+from pooltable import Retry, TaskTable, WorkerStartError, events, run
 from tests.runner import missions
 from tests.runner.videos import wait_until
 
@@ -62,6 +63,62 @@ def test_a_row_over_its_time_limit_is_ended_even_if_it_ignores_sigterm(videos):
     summary = run(missions.by_content, table(videos), processes=2, time_limit=1.0)
     assert (summary.done, summary.failed) == (1, 1)
     assert videos.entry(1)["error_kind"] == "TimeLimitExceeded"
+
+
+@pytest.mark.parametrize("processes", [2, 0])
+def test_a_task_that_forks_ends_each_of_its_rows_once(videos, processes):
+    videos.add(*["return", "exit", "raise", "wait"] * 50)
+    summary = run(missions.forks, table(videos), processes=processes)
+    assert (summary.done, summary.failed, summary.lost) == (200, 0, 0)
+    assert sorted(map(int, videos.notes())) == list(range(1, 201))
+    # Each end was written by the process that began the row.
+    assert len(videos.sql("SELECT DISTINCT caption FROM video")) == max(1, processes)
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:  # the children of rows that ran in this process
+            pass
+
+
+def test_a_task_for_many_rows_that_forks_ends_each_of_them_once(videos):
+    videos.add(*["a"] * 60)
+    summary = run(
+        missions.forks_for_all, table(videos), processes=2, batch=8, initializer=missions.initializer_that_forks
+    )
+    assert (summary.done, summary.failed, summary.lost) == (60, 0, 0)
+    assert sorted(map(int, videos.notes())) == list(range(1, 61))
+
+
+def test_a_task_that_forks_in_somebody_elses_executor_ends_each_of_its_rows_once(videos):
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    videos.add(*["return", "exit", "raise", "wait"] * 10)
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        summary = run(missions.forks, table(videos), executor=executor)
+    assert (summary.done, summary.failed, summary.lost) == (40, 0, 0)
+    assert sorted(map(int, videos.notes())) == list(range(1, 41))
+
+
+def test_a_defect_of_the_pool_ends_the_run_with_what_it_is_and_gives_its_rows_back(videos, monkeypatch):
+    from pooltable.pool.hearing import Hearing
+
+    take, taken = Hearing._take, []
+
+    def fail(self, worker, message):
+        taken.append(message)
+        if len(taken) == 10:
+            raise RuntimeError("a defect of ours")
+        take(self, worker, message)
+
+    monkeypatch.setattr(Hearing, "_take", fail)
+    videos.add(*["ok"] * 500)
+    with pytest.raises(WorkerStartError, match="I/O thread failed: RuntimeError: a defect of ours") as caught:
+        run(missions.by_content, table(videos), processes=2)
+    assert caught.value.exit_code == caught.value.summary.exit_code == 5
+    assert set(videos.statuses()) == {"DONE", "PENDING"}
+    assert videos.open_entries() == 0
+    monkeypatch.undo()
+    assert run(missions.by_content, table(videos), processes=2).left == 0
+    assert videos.statuses() == {"DONE": 500}
 
 
 def test_what_a_failed_attempt_printed_is_kept_with_its_row(videos):

@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import Any
 
+from pooltable.pool import forked
 from pooltable.pool.worker import Orders, describe, dump_signal
 
 _SETSIG = 10  # F_SETSIG, which Python's fcntl module only knows on some systems
@@ -88,9 +89,9 @@ def _watch_crashes() -> None:
         pass  # without a stderr there is nowhere to write it
 
 
-def prepare(orders: Orders, task: Any) -> tuple[Any, ...] | None:
+def prepare(orders: Orders, task: Any, own: Any) -> tuple[Any, ...] | None:
     """Run the user's code that comes before the first call; None, or what went wrong: described, unguarded main or
-    not."""
+    not. A copy of this process that it forks off ends here."""
     failure = _failure_of_the_server()
     if failure is not None:
         return failure, False
@@ -109,8 +110,12 @@ def prepare(orders: Orders, task: Any) -> tuple[Any, ...] | None:
         initializer, initargs = task.load()
         if initializer is not None:
             initializer(*initargs)
+        if not own[0]:
+            forked.leave(None)
         _tell_libraries(orders.threads)
     except BaseException as error:
+        if not own[0]:
+            forked.leave(error)
         return describe(error), _is_unguarded(error)
     return None
 

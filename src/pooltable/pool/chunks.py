@@ -6,9 +6,16 @@ returns a `Mixed` that keeps each item's own error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import starmap
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, starmap
+from time import perf_counter
 from typing import Any
+
+from pooltable.pool import forked
+
+# A part of a chunk takes about so many seconds, unless it is one item: much less than it takes to fork.
+_PART = 10e-6
 
 
 class Mixed:
@@ -37,16 +44,51 @@ def call_each_unpacked(function: Callable[..., Any], items: tuple[Iterable[Any],
 def _run(
     apply: Callable[..., Iterable[Any]], function: Callable[..., Any], items: tuple[Any, ...]
 ) -> list[Any] | Mixed:
+    own = forked.own()
     values: list[Any] = []
     errors: dict[int, tuple[Any, ...]] = {}
-    while True:
-        try:
-            # `extend` keeps what came before the item that raised, so the length of the list tells which one it was.
-            values.extend(apply(function, items[len(values) :]))
-            return Mixed(values, errors) if errors else values
-        except BaseException as error:
-            from pooltable.pool.worker import describe
+    for part in _parts(items):
+        while True:
+            try:
+                # `extend` keeps what came before the item that raised, so the length of the list tells which one it
+                # was.
+                values.extend(apply(function, part))
+                break
+            except BaseException as error:
+                if not own[0]:
+                    forked.leave(error)
+                from pooltable.pool.worker import describe
 
-            errors[len(values)] = describe(error, skip=2)
-            values.append(None)
-            del error
+                errors[len(values)] = describe(error, skip=2)
+                values.append(None)
+                del error
+        if not own[0]:
+            forked.leave(None)
+    return Mixed(values, errors) if errors else values
+
+
+def _parts(items: tuple[Any, ...]) -> Iterator[Iterator[Any]]:
+    """The items in parts, each to be used up before the next.
+
+    A copy of this process that an item has forked off gets no more of them; one that Python is not told of gets the
+    rest of the part, so an item that takes long enough to fork is alone in its part.
+    """
+    _left[:] = items
+    left = iter(_left)
+    size, given = 1, 0
+    try:
+        while given < len(items):
+            began = perf_counter()
+            yield islice(left, size)
+            given += size
+            seconds = perf_counter() - began
+            if seconds < _PART:
+                size *= 2
+            elif seconds > 4 * _PART:
+                size = 1
+    finally:
+        _left.clear()
+
+
+_left: list[Any] = []  # of the chunk that runs in this process
+os.register_at_fork(after_in_child=_left.clear)

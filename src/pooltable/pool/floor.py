@@ -23,7 +23,6 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from pooltable.errors import WorkerStartError
 from pooltable.events import Event
 from pooltable.pool import wire
 from pooltable.pool.alarms import Alarms
@@ -63,6 +62,7 @@ class Floor:
         self.with_files = False  # whether some call has had arguments in a memory file
         self.closing = self.terminating = False
         self.send_until = math.inf  # by the clock of uptime: what has not been sent by then waits until this is moved
+        self.failed = False  # the I/O thread has met a defect, and is no more
         self.foreign = False  # this is a forked copy, in a process that the workers are none of
         self._last_error: BaseException | None = None  # what calls end with that are open when all is terminated
         self._writers: deque[WorkerProcess] = deque()  # whose socket was full
@@ -82,7 +82,7 @@ class Floor:
     def accept(self, sink: Sink, name: int, payload: Payload, limit: float | None) -> int:
         """A new call: it goes to an idle worker at once, or waits. Never blocks."""
         if self.closing or self.foreign:
-            raise ValueError("Pool not running" if self.closing else "this pool was made in another process")
+            raise self._refusal()
         ledger = self.ledger
         number = ledger.accept(sink, name, payload, limit)
         # While all workers are busy, as usual when many calls come, it only had to be put down, which needs no lock.
@@ -92,6 +92,13 @@ class Floor:
                 self._see_to(number)
         return number
 
+    def _refusal(self) -> Exception:
+        """Why no call is taken."""
+        if self.failed:
+            assert self.staff.broken is not None
+            return self.staff.broken
+        return ValueError("Pool not running" if self.closing else "this pool was made in another process")
+
     def _see_to(self, number: int) -> None:
         """A call waits though there is a worker for it, or room for one more, or nobody any more who would send it."""
         ledger = self.ledger
@@ -99,7 +106,7 @@ class Floor:
             if self.closing:
                 del ledger.calls[number]
                 ledger.limits.pop(number, None)
-                raise ValueError("Pool not running")
+                raise self._refusal()
             if self.staff.broken is not None:
                 self.give(number, self.staff.broken)
         self.dispatch()
@@ -299,9 +306,8 @@ class Floor:
                         self.alarms.ring(monotonic())
                 if self.stirred or self.closing:
                     self._turn()
-        except BaseException:
-            self._collapse()
-            raise
+        except BaseException as error:
+            self._collapse(error)
         finally:
             self._poller.close()
             self._close_pipe()
@@ -337,13 +343,14 @@ class Floor:
             self.ledger.waiting.clear()
             self.staff.kill_all()
 
-    def _collapse(self) -> None:
+    def _collapse(self, error: BaseException) -> None:
         """This thread has failed: nobody may wait for it."""
         with self.lock:
-            self.closing = True
+            self.failed = self.closing = True
+            broken = self.staff.io_thread_failed(error)
             for number in list(self.ledger.calls):
-                self.give(number, WorkerStartError("the pool's I/O thread failed"))
-            self.staff.abandon()
+                self.give(number, broken)
+        self.staff.abandon()
         self.hearing.tell_late()
 
 

@@ -6,6 +6,9 @@
 
 Who holds a worker's lock `reading` reads its socket: the I/O thread, or a thread that waits for the answer to a call
 that the worker runs alone. Sinks are told when the floor's lock is free.
+
+A worker runs code that nobody here knows, and that code may write to any descriptor. So what comes is checked before
+anything is booked, and a worker that says what no worker says is ended: that costs the call that it runs, and no other.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from operator import itemgetter
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pooltable.pool.buffers import Received
 from pooltable.pool.engine import GIVEN, LARGE, RAISED, RETURNED, Record, Sink
-from pooltable.pool.ledger import LEAVING, READY
+from pooltable.pool.ledger import LEAVING, READY, Entry
 from pooltable.pool.poller import READ, WRITE, Poller
 from pooltable.pool.process import WorkerProcess
+from pooltable.pool.wire import NoMessage
 
 if TYPE_CHECKING:
     from pooltable.pool.floor import Floor
@@ -91,7 +95,7 @@ class Hearing:
         self._go_deaf(worker)
         self._floor.watch.forget(worker)
         with self._floor.lock:
-            return self._settle(worker, worker.slab.read(worker.slab.mark()))
+            return self._settle(worker, self._noted(worker, worker.slab.mark()))
 
     def listen(self, worker: WorkerProcess) -> None:
         """Wait for messages, and for room while something is to be sent."""
@@ -129,11 +133,23 @@ class Hearing:
         except (EOFError, OSError):
             self._go_deaf(worker)
             return False
-        if type(message[0]) is str:
-            self._floor.staff.greet(worker, message)
-        else:
-            self._take(worker, message)
+        except NoMessage as error:
+            self._refuse(worker, error)
+            return False
+        try:
+            if type(message) is tuple and message and type(message[0]) is str:
+                self._floor.staff.greet(worker, message)
+            else:
+                self._take(worker, message)
+        except NoMessage as error:
+            self._refuse(worker, error)
+            return False
         return True
+
+    def _refuse(self, worker: WorkerProcess, error: NoMessage) -> None:
+        with self._floor.lock:
+            self._go_deaf(worker)
+            self._floor.staff.distrust(worker, f"it sent something that no worker sends: {error}")
 
     def _go_deaf(self, worker: WorkerProcess) -> None:
         # Its end has closed: it is dying, or the function has closed all descriptors; what matters is when it is dead.
@@ -141,16 +157,22 @@ class Hearing:
             if not worker.deaf:
                 worker.deaf = True
                 self._poller.unregister(worker.channel.fileno())
+                worker.channel.shutdown()  # if it lives, it must not wait for what nobody will send
 
-    def _take(self, worker: WorkerProcess, message: tuple[list[Record], float, bool, int, bool]) -> None:
+    def _take(self, worker: WorkerProcess, message: Any) -> None:
         """Answers have come."""
-        answers, seconds, ended, dropped, leaving = message
+        try:
+            answers, seconds, ended, dropped, leaving = message
+        except (TypeError, ValueError):
+            raise NoMessage("not what a message has in it") from None
         if worker.channel.files:
             answers = _with_files(answers, worker.channel.files)
             worker.channel.received += sum(len(record[3]) for record in answers if record[1] == LARGE)
         with self._floor.lock:
             seat = worker.seat
             ledger = self._floor.ledger
+            if not (seat.batches and _belong_to(seat.batches[0], answers, ledger.calls if ended else {})):
+                raise NoMessage("an answer to a call that it does not run")
             told = self._settle(worker, answers)
             worker.busy_seconds += seconds
             seat.since = monotonic()
@@ -195,10 +217,19 @@ class Hearing:
 
     def take_from_slab(self, worker: WorkerProcess, mark: tuple[int, int, int]) -> None:
         """Book what a worker has noted and not yet sent; the floor's lock is held."""
-        for sink, record in zip(*self._settle(worker, worker.slab.read(mark)), strict=True):
+        for sink, record in zip(*self._settle(worker, self._noted(worker, mark)), strict=True):
             if sink is not None:
                 self._late.append((sink, record, worker.index, worker.pid))
         self._floor.stirred = True
+
+    def _noted(self, worker: WorkerProcess, mark: tuple[int, int, int]) -> list[Record]:
+        """The answers in a worker's slab; the floor's lock is held."""
+        try:
+            noted = worker.slab.read(mark)
+        except (ValueError, TypeError, EOFError):
+            return []  # somebody has written over it
+        batches = worker.seat.batches
+        return noted if batches and _belong_to(batches[0], noted, {}) else []
 
     # ---- telling; the lock is free
 
@@ -231,11 +262,26 @@ class Hearing:
                 sys.excepthook(*sys.exc_info())
 
 
+def _belong_to(batch: dict[int, Entry], answers: list[Record], left: dict[int, Any]) -> bool:
+    """Whether these answer calls of this batch, and all of its calls that are in `left`."""
+    try:
+        if len(answers) == len(batch) == 1:  # as usual
+            number, _, _, _ = answers[0]
+            return number in batch
+        numbers = {number for number, _, _, _ in answers}
+    except (TypeError, ValueError):
+        return False
+    return numbers <= batch.keys() and left.keys() & batch.keys() <= numbers
+
+
 def _with_files(answers: list[Record], files: deque[int]) -> list[Record]:
     """Records that came with memory files: values that only have sizes have one each."""
-    return [
-        (number, LARGE, seconds, Received(files.popleft(), payload))
-        if kind == RETURNED and type(payload) is tuple
-        else (number, kind, seconds, payload)
-        for number, kind, seconds, payload in answers
-    ]
+    try:
+        return [
+            (number, LARGE, seconds, Received(files.popleft(), payload))
+            if kind == RETURNED and type(payload) is tuple
+            else (number, kind, seconds, payload)
+            for number, kind, seconds, payload in answers
+        ]
+    except (TypeError, ValueError, IndexError):
+        raise NoMessage("other memory files than it speaks of") from None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import traceback
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from pooltable.pool.engine import GIVEN
 from pooltable.pool.ledger import LEAVING, STARTING, TRIES, Seat
 from pooltable.pool.memory import available_memory, private_memory
 from pooltable.pool.process import Birth, WorkerProcess
+from pooltable.pool.wire import NoMessage
 from pooltable.pool.worker import dump_signal
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ _LEAVE = 30.0
 _SHORT_LIFE = 10.0
 # So many times in a row all of them died young, though some became ready: there is no hope for them either.
 _GENERATIONS = 2 * TRIES
+# Why a worker is ended to which the program's own thread was talking.
+_INTERRUPTED = "it was ended because the program was interrupted while it talked to it"
 # One that runs nothing that anybody waits for gets so many between SIGTERM and SIGKILL.
 _SHORT_GRACE = 1.0
 
@@ -201,6 +205,8 @@ class Staff:
                 names = tuple((str(name), int(count)) for name, count in message[2])
                 self._tell(TooManyThreads(worker.index, worker.pid, message[1], self._birth.threads, names))
             return
+        if message[0] != "ready":
+            raise NoMessage("a word that is none of its words")
         now = monotonic()
         worker.greeted = True
         self._tell(WorkerReady(worker.index, worker.pid, now - worker.born))
@@ -356,12 +362,26 @@ class Staff:
         for worker in self.workers.values():
             self._kill(worker)
 
+    def io_thread_failed(self, error: BaseException) -> WorkerStartError:
+        """Nothing can run any more, for a defect of ours."""
+        text = "".join(traceback.format_exception(error))
+        broken = WorkerStartError(f"the pool's I/O thread failed: {type(error).__name__}: {error}", text)
+        self.broken = broken
+        self._cancel_orders()
+        self._tell(WorkersBroken(broken))
+        return broken
+
     def abandon(self) -> None:
-        """Kill and bury without ceremony: nobody is there to look after anything."""
-        for worker in self.held:
+        """Kill and bury without ceremony: nobody is there to look after anything. The lock is free."""
+        starter = self._starter
+        if starter is not None:
+            starter.join(5.0)
+        for worker in list(self.held):
             worker.kill_group()
-            worker.reap(1.0)
-            worker.close()
+            worker.channel.shutdown()  # a thread that waits for an answer lets go of it
+            with worker.reading:
+                worker.reap(1.0)
+                worker.close()
         self.held.clear()
 
     def _kill(self, worker: WorkerProcess) -> None:
@@ -391,10 +411,10 @@ class Staff:
         self._floor.alarms.set(term_at, self._terminate, worker)
         self._floor.alarms.set(term_at + self.grace, self._put_to_death, worker)
 
-    def distrust(self, worker: WorkerProcess) -> None:
+    def distrust(self, worker: WorkerProcess, cause: str = _INTERRUPTED) -> None:
         """End a worker of which nobody knows what it has said; its death puts the books right."""
         if worker in self.held:
-            worker.cause = "it was ended because the program was interrupted while it talked to it"
+            worker.cause = cause
             worker.why = "killed"
             self._floor.ledger.leaves(worker.seat)
             worker.kill_group()

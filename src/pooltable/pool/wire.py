@@ -38,9 +38,20 @@ _STREAM_SIZE = struct.Struct("<I")
 VERSION = 2  # of marshal: later ones look for repeated objects, which costs more than it saves here
 
 
+class NoMessage(Exception):
+    """What came is nothing that the other end sends, or cannot be taken; says why."""
+
+
 def pack(message: Any) -> bytes:
     """The bytes of a message."""
     return marshal.dumps(message, VERSION)
+
+
+def _unpack(data: Any) -> Any:
+    try:
+        return marshal.loads(data)
+    except (EOFError, ValueError, TypeError, MemoryError) as error:
+        raise NoMessage(f"it cannot be read: {error}") from None
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -64,7 +75,8 @@ class Channel:
     """One end of a worker's socket.
 
     On a socket that does not block, `send` keeps what the socket does not take and returns False, and `flush` goes on
-    with it; `receive` raises BlockingIOError while there is no whole message. It raises EOFError at the end.
+    with it; `receive` raises BlockingIOError while there is no whole message. It raises EOFError at the end,
+    and NoMessage for what it cannot take.
     """
 
     __slots__ = ("_buffer", "_buffers", "_filled", "_long", "_outbox", "_view", "files", "received", "socket")
@@ -159,10 +171,10 @@ class Channel:
                 self._take_files(ancillary, flags)
             self.received += size
             if self._buffer[0] == _LONG:
-                self._long = memoryview(bytearray(_SIZE.unpack(self._view[:size])[1]))
+                self._long = _room_for(self._view[:size])
                 self._filled = 0
             else:
-                return marshal.loads(self._view[:size])
+                return _unpack(self._view[:size])
         return self._receive_long(self._long)
 
     def _take_files(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
@@ -172,7 +184,7 @@ class Channel:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self.files.extend(fds)
         if flags & socket.MSG_CTRUNC:
-            raise OSError("a memory file was lost on its way: this process has no descriptor left for it")
+            raise NoMessage("a memory file was lost on its way: this process has no descriptor left for it")
 
     def _receive_long(self, data: memoryview) -> Any:
         # A bounded number of packets at a time: the parent has other workers to listen to.
@@ -184,7 +196,7 @@ class Channel:
             self.received += size
             if self._filled == len(data):
                 self._long = None
-                return marshal.loads(data)
+                return _unpack(data)
         if self.socket.gettimeout() is None:
             return self._receive_long(data)
         raise BlockingIOError
@@ -198,6 +210,13 @@ class Channel:
         while self.files:
             os.close(self.files.popleft())
         self.socket.close()
+
+
+def _room_for(head: memoryview) -> memoryview:
+    try:
+        return memoryview(bytearray(_SIZE.unpack(head)[1]))
+    except (struct.error, MemoryError, OverflowError) as error:
+        raise NoMessage(f"there is no room for it: {error}") from None
 
 
 def _is_full(error: OSError) -> bool:

@@ -7,6 +7,9 @@
 A worker runs one call at a time, in the order it got them, on its main thread, and starts no thread of its own. It
 shares no lock, queue or semaphore with any other process, so it can die at any moment and harm nobody. It imports as
 little as possible: the user's own modules are what its start should cost.
+
+A call may fork. A copy of the worker that comes back to this code ends there: it answers for nobody, and the calls that
+follow are not for it (forked.py).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from math import inf
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from pooltable.pool import forked
 from pooltable.pool.buffers import LARGE, Parcel, Received, TooLarge, dumps as parcel, in_parcel, keep_small
 from pooltable.pool.slab import Slab, Tokens
 from pooltable.pool.wire import Channel, channel, pack
@@ -82,6 +86,8 @@ def main(orders: Orders, task: Any, end: Any, lifeline: Any, slab: Any, tokens: 
     global _identity
     from pooltable.pool import birth
 
+    own = forked.own()
+    os.register_at_fork(before=forked.flush)  # what is left in a buffer would be written by the copy as well
     birth.settle(orders, lifeline.take())
     _identity = Identity(orders.index, orders.threads, orders.device, orders.processes)
     end = socket.socket(fileno=end.take())
@@ -91,18 +97,18 @@ def main(orders: Orders, task: Any, end: Any, lifeline: Any, slab: Any, tokens: 
     inode = os.fstat(line.socket.fileno()).st_ino
     mine = Slab(slab.take())
     taken = tokens.take()
-    failure = birth.prepare(orders, task)
+    failure = birth.prepare(orders, task, own)
     if failure is not None:
         line.send(pack(("failed", *failure)))
         return
     line.send(pack(("ready",)))
     try:
-        _serve(line, inode, mine, Tokens(taken), orders)
+        _serve(line, inode, mine, Tokens(taken), orders, own)
     except (EOFError, ConnectionError):
         pass  # the parent is gone or wants nothing more
 
 
-def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders) -> None:
+def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders, own: Any) -> None:
     loads, dumps, clock = pickle.loads, pickle.dumps, perf_counter
     words, note, receive = slab.words, slab.write, line.receive
     # Where there is no such thing, nothing is sent that needs a token.
@@ -141,6 +147,8 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
                     if type(function) is _Late:
                         function = functions[name] = function.load()
                     value = function(*args)
+                if not own[0]:
+                    forked.leave(None)
                 kind = RETURNED
                 try:
                     data: Any = dumps(value, 5, buffer_callback=keep_small)
@@ -151,10 +159,14 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
                 except Exception as error:
                     kind, data = _unpicklable(error, value, orders)
             except BaseException as error:
+                if not own[0]:
+                    forked.leave(error)
                 kind, data = RAISED, describe(error)
                 if isinstance(error, MemoryError):
                     ask_to_be_recycled()
             function = args = kwargs = value = payload = None
+            if not own[0]:  # what is pickled or dropped may fork, too
+                forked.leave(None)
             ended = clock()
             answer = (number, kind, ended - began, data)
             answers.append(answer)
