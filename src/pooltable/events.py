@@ -231,6 +231,24 @@ class TooManyThreads(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadsLeft(Event):
+    """A worker that was let go was ended, because threads of a task's still ran after two seconds; told once. `names`:
+    what the threads are called."""
+
+    worker: int
+    pid: int
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(map(repr, self.names))
+        return (
+            f"worker {self.worker} (pid {self.pid}) was ended 2 s after it was let go, because a task has left "
+            f"{'threads' if len(self.names) > 1 else 'a thread'} running: {names}. Join them before the task returns, "
+            "or start them with daemon=True"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerPrinted(Event):
     """What a worker wrote to stdout or stderr, also from C; whole lines where they end in time."""
 

@@ -39,6 +39,7 @@ from pooltable.events import (
     RunStarted,
     Stopping,
     Summary,
+    ThreadsLeft,
     TooManyThreads,
     Waiting,
     WorkerEnded,
@@ -171,7 +172,7 @@ class Logs:
             case WorkersBroken(error=error):
                 self._broken = True
                 _tell(DEBUG, "%s", describe(error).reason)
-            case WorkerStarting() | WorkerReady() | WorkersCapped() | TooManyThreads():
+            case WorkerStarting() | WorkerReady() | WorkersCapped() | TooManyThreads() | ThreadsLeft():
                 _tell_worker(event)
             case RowNotWritten() | RowsRescued() | EndsForgotten():
                 _tell_trouble(event)
@@ -318,7 +319,7 @@ def _tell_run(event: RunStarted | RowsClaimed | Waiting | Paused | Stopping | Ha
 
 
 def _tell_worker(
-    event: WorkerStarting | WorkerReady | WorkersCapped | TooManyThreads,
+    event: WorkerStarting | WorkerReady | WorkersCapped | TooManyThreads | ThreadsLeft,
 ) -> None:
     match event:
         case WorkerStarting():
@@ -328,7 +329,7 @@ def _tell_worker(
             _tell(DEBUG, "worker %d is ready after %s (pid %d)", event.worker, took, event.pid, worker=event.worker)
         case WorkersCapped():
             _tell(WARNING, "%s", event)
-        case TooManyThreads():
+        case TooManyThreads() | ThreadsLeft():
             _tell(WARNING, "%s", event, worker=event.worker)
 
 

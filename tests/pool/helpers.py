@@ -361,3 +361,30 @@ def say(message: Any, pause: float = 0.0) -> None:
         answers = [(number + offset, 0, 0.0, b"N.") for offset in message] if isinstance(message, list) else message
         line.send(pack((answers, 0.0, True, 0, False) if isinstance(message, list) else answers))
     time.sleep(pause)
+
+
+def leave_a_thread(name: str = "uploader", recycle: bool = False) -> int:
+    """Starts a thread that outlives the call by a minute."""
+    from pooltable.pool.worker import ask_to_be_recycled
+
+    threading.Thread(target=time.sleep, args=(60,), name=name).start()
+    if recycle:
+        ask_to_be_recycled()
+    return os.getpid()
+
+
+def leave_a_thread_sometimes(leave: bool) -> int:
+    return leave_a_thread(recycle=True) if leave else os.getpid()
+
+
+def leave_an_executor() -> int:
+    """Leaves a thread that ends as soon as Python asks it to."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    global _executor
+    _executor = ThreadPoolExecutor(1)
+    _executor.submit(int).result()
+    return os.getpid()
+
+
+_executor: Any = None

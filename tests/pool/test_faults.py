@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import multiprocessing
 import os
 import pickle
@@ -86,6 +87,43 @@ def test_a_death_by_want_of_memory_is_told_as_that(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(p._engine._floor.staff.killed_by_memory, "rose", lambda: True)
     with pytest.raises(WorkerLost, match="out of memory: the kernel killed it"):
         p.apply(helpers.die, (signal.SIGKILL,))
+
+
+SPINS = """
+import resource
+from pooltable import Pool, WorkerLost
+
+def spin():
+    while True:
+        pass
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CPU, (2, 2))
+    with Pool(1, context={method!r}) as pool:
+        try:
+            pool.apply(spin)
+        except WorkerLost as error:
+            print(error)
+    pool.join()
+"""
+
+
+def test_a_death_by_the_limit_of_cpu_time_is_told_as_that(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SPINS.format(method=method))
+    ran = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment(), timeout=50, check=False
+    )
+    assert "SIGKILL" in ran.stdout
+    assert "it used up its CPU time, which is limited to 2 s" in ran.stdout
+
+
+def test_a_pool_that_could_not_be_made_is_quiet_when_it_is_dropped() -> None:
+    wrong: list[dict[str, Any]] = [{"nonsense": 1}, {"time_limit": -1}, {"processes": "two"}]
+    for options in wrong:
+        with pytest.raises((TypeError, ValueError)):
+            Pool(**options)
+    gc.collect()  # what is raised by __del__ becomes an error of this test
 
 
 def test_a_segfault_leaves_its_stack_on_stderr(pool: MakePool, capfd: pytest.CaptureFixture[str], method: str) -> None:

@@ -9,9 +9,11 @@ import time
 
 import pytest
 
-from pooltable.events import Event, TooManyThreads
+from pooltable.events import Event, ThreadsLeft, TooManyThreads
 from pooltable.pool.local import LocalEngine
-from tests.pool.helpers import until
+from tests.pool import helpers
+from tests.pool.conftest import MakePool
+from tests.pool.helpers import alive, double, until
 
 
 def burn(seconds: float, threads: int) -> None:
@@ -90,3 +92,45 @@ def multiply(seconds: float) -> None:
     matrix = numpy.ones((400, 400))
     while time.monotonic() < end:
         matrix @ matrix
+
+
+# ---- threads that outlive their worker
+
+
+def test_a_worker_that_is_let_go_while_a_thread_runs_is_ended_soon_and_that_is_told_once(method: str) -> None:
+    events: list[Event] = []
+    engine = LocalEngine(2, context=method, listener=events.append)
+    engine.start_here(2)
+    until(lambda: engine.ready == 2)
+    for name in ("uploader", "logger"):
+        engine.submit(helpers.leave_a_thread, (name,), None, Told())
+    until(lambda: engine.stats().ended == 2)
+    began = time.monotonic()
+    engine.close()
+    assert engine.join(20)
+    assert 1.5 < time.monotonic() - began < 8
+    (told,) = [event for event in events if isinstance(event, ThreadsLeft)]
+    assert set(told.names) <= {"uploader", "logger"}
+    assert "a task has left" in str(told)
+
+
+def test_a_thread_that_ends_when_python_asks_for_it_delays_nothing(method: str) -> None:
+    events: list[Event] = []
+    engine = LocalEngine(1, context=method, listener=events.append)
+    engine.submit(helpers.leave_an_executor, (), None, Told())
+    until(lambda: engine.stats().ended == 1)
+    engine.close()
+    assert engine.join(20)
+    assert not [event for event in events if isinstance(event, ThreadsLeft)]
+
+
+def test_what_a_worker_has_not_begun_when_it_leaves_goes_elsewhere_before_it_is_gone(pool: MakePool) -> None:
+    p = pool(2)
+    p.map(double, range(100), 1)  # now the pace of `double` is known
+    p.apply(helpers.leave_a_thread_sometimes, (False,))
+    results = [p.apply_async(helpers.leave_a_thread_sometimes, (number == 100,)) for number in range(400)]
+    pids = {result.get(20) for result in results}
+    leaving = results[100].get()
+    assert alive(leaving)
+    assert len(pids) >= 2
+    until(lambda: not alive(leaving), 6)

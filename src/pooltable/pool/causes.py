@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 import traceback
 from typing import TYPE_CHECKING
@@ -57,6 +59,29 @@ def _counter_file() -> tuple[str | None, str]:
     return None, ""
 
 
+def used_up_cpu_time(pid: int, seconds: float) -> str | None:
+    """The cause in words if a process that has just died had used up its limit of CPU time; to be asked before it is
+    waited for. `seconds`: how long it has lived.
+
+    The kernel answers with SIGKILL, as it does when memory is short.
+    """
+    used: float | None = None
+    try:
+        limit = resource.prlimit(pid, resource.RLIMIT_CPU)[1]
+        if limit != resource.RLIM_INFINITY:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, IndexError, ValueError):
+        # A fork server has waited for it already. Its limit was ours unless it had set another one.
+        limit = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        used = seconds * (os.cpu_count() or 1)
+    # The kernel counts whole ticks for the limit, and less than that for what it tells.
+    if limit == resource.RLIM_INFINITY or used is None or used < 0.75 * limit:
+        return None
+    return f"most likely it used up its CPU time, which is limited to {limit} s (RLIMIT_CPU, ulimit -t)"
+
+
 def likely_cause(exitcode: int | None, out_of_memory: bool) -> str | None:
     """The likely cause of an end that nobody here brought about, in a few words."""
     if exitcode is None:
@@ -65,6 +90,8 @@ def likely_cause(exitcode: int | None, out_of_memory: bool) -> str | None:
         if out_of_memory:
             return "out of memory: the kernel killed it"
         return "most likely out of memory, or somebody killed it"
+    if exitcode == -signal.SIGXCPU:
+        return "it used up its CPU time (RLIMIT_CPU, ulimit -t)"
     if exitcode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE):
         return "a crash in native code; its stack is on the worker's stderr"
     if exitcode == CLOSED_BY_CALL:

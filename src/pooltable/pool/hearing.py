@@ -171,7 +171,9 @@ class Hearing:
         with self._floor.lock:
             seat = worker.seat
             ledger = self._floor.ledger
-            if not (seat.batches and _belong_to(seat.batches[0], answers, ledger.calls if ended else {})):
+            if not (
+                seat.batches and _belong_to(seat.batches[0], answers, ledger.calls if ended and not leaving else {})
+            ):
                 raise NoMessage("an answer to a call that it does not run")
             told = self._settle(worker, answers)
             worker.busy_seconds += seconds
@@ -179,14 +181,17 @@ class Hearing:
             if answers:
                 ledger.note_pace(seat.batches[0][answers[-1][0]][1], seconds / len(answers))
             if ended:
-                # Who leaves may not have done all of its batch: the rest goes elsewhere when it is gone.
                 if not leaving:
                     ledger.batch_ended(seat, dropped)
                 self._floor.watch.forget(worker)
             else:
                 self._floor.watch.batch(worker, seat.since)
-            if leaving and seat.state != LEAVING:
-                self._floor.staff.dismiss(worker, "recycled")
+            if leaving:
+                if seat.state != LEAVING:
+                    self._floor.staff.dismiss(worker, "recycled")
+                # It may not have done all of its batch, and it may take a while until it is gone.
+                ledger.take_back(seat)
+                self._floor.dispatch()
             elif ended:
                 self._floor.next(worker)
             self._floor.room.notify_all()

@@ -246,14 +246,23 @@ class Ledger:
     def gone(self, seat: Seat, started: int) -> Death:
         """Its process has ended; `started` is the call it began last. What it had not begun waits again, in order."""
         useless = not seat.answered and not seat.has(started)
-        open_ones = [
-            (number, entry) for batch in seat.batches for number, entry in batch.items() if number in self.calls
-        ]
+        lost = started if started in self.calls and seat.has(started) else None
         self.remove(seat)
+        self.take_back(seat, lost)
+        return Death(lost, useless)
+
+    def take_back(self, seat: Seat, lost: int | None = None) -> None:
+        """It begins nothing more: what it was sent and has not answered waits again, in order, but for the call that is
+        `lost`."""
+        entries = [
+            entry
+            for batch in seat.batches
+            for number, entry in batch.items()
+            if number in self.calls and number != lost
+        ]
         seat.batches.clear()  # its worker is remembered for a while, and what it was sent may be large
-        self.waiting.extendleft(entry for number, entry in reversed(open_ones) if number != started)
-        self._largest = max([self._largest, *(len(entry[2]) for _, entry in open_ones)])
-        return Death(started if any(number == started for number, _ in open_ones) else None, useless)
+        self.waiting.extendleft(reversed(entries))
+        self._largest = max([self._largest, *(len(entry[2]) for entry in entries)])
 
     def start_failed(self) -> float | None:
         """A worker could not start. Seconds to wait before the next try, or None: give up."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pooltable.events import Event, TooManyThreads, WorkersBroken, WorkersCapped
+from pooltable.events import Event, ThreadsLeft, TooManyThreads, WorkersBroken, WorkersCapped
 
 
 def log_notices(event: Event) -> None:
     """A listener that logs what should not go unnoticed."""
-    if isinstance(event, (WorkersBroken, WorkersCapped, TooManyThreads)):
+    if isinstance(event, (WorkersBroken, WorkersCapped, TooManyThreads, ThreadsLeft)):
         import logging
 
         log = logging.getLogger("pooltable.pool")

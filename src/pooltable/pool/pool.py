@@ -49,6 +49,8 @@ class Pool:
     initializer and its calls are imported, as a name such as "django.setup" or "app:prepare", or as a function.
     """
 
+    _state = "INIT"  # also of one that was never made: __del__ looks at it
+
     def __init__(
         self,
         processes: int | None = None,
@@ -72,7 +74,6 @@ class Pool:
         from pooltable.pool.devices import devices_of
         from pooltable.pool.local import LocalEngine
 
-        self._state = "INIT"  # before anything can raise: __del__ looks at it
         found = devices_of(devices)
         self._processes = processes if processes is not None else len(found) or usable_cores()
         self._callbacks = Callbacks()

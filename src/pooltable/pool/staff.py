@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pooltable.errors import UnguardedMain, WorkerLost, WorkerStartError
 from pooltable.events import (
     Event,
+    ThreadsLeft,
     TooManyThreads,
     WorkerEnded,
     WorkerReady,
@@ -30,7 +31,7 @@ from pooltable.events import (
     WorkerStarting,
 )
 from pooltable.pool import preload
-from pooltable.pool.causes import OutOfMemoryCounter, detail_of, likely_cause, start_error
+from pooltable.pool.causes import OutOfMemoryCounter, detail_of, likely_cause, start_error, used_up_cpu_time
 from pooltable.pool.engine import GIVEN
 from pooltable.pool.ledger import LEAVING, STARTING, TRIES, Seat
 from pooltable.pool.memory import available_memory, private_memory
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 # A worker whose call is ended gets so many seconds to write down its stacks before it gets SIGTERM.
 _DUMP = 0.05
-# A worker that was told to leave may take so many seconds over it.
+# A worker that was told to leave may take so many seconds over it. It does not wait as long for threads: worker.py.
 _LEAVE = 30.0
 # One that died within so many seconds and never answered a call counts as one that could not be started.
 _SHORT_LIFE = 10.0
@@ -78,7 +79,7 @@ class Staff:
         self._failed: deque[tuple[Seat, BaseException]] = deque()
         self._hiring_at = 0.0
         self._failed_at = 0.0  # when it was last seen that a worker could not be started
-        self._weighed = self._crowded = False  # whether the user was told, or need not be
+        self._weighed = self._crowded = self._outlasted = False  # whether the user was told, or need not be
         self._give_back = weakref.finalize(self, preload.give_back, birth.server) if birth.server else None
         if self._give_back is not None:
             self._give_back.atexit = False  # a fork server ends by itself with its program
@@ -205,6 +206,12 @@ class Staff:
                 names = tuple((str(name), int(count)) for name, count in message[2])
                 self._tell(TooManyThreads(worker.index, worker.pid, message[1], self._birth.threads, names))
             return
+        if message[0] == "outlasted":
+            if not self._outlasted:
+                self._outlasted = True
+                self._tell(ThreadsLeft(worker.index, worker.pid, tuple(map(str, message[1]))))
+            worker.kill_group()
+            return
         if message[0] != "ready":
             raise NoMessage("a word that is none of its words")
         now = monotonic()
@@ -246,9 +253,12 @@ class Staff:
     def _bury(self, worker: WorkerProcess, _: int) -> None:
         """A process has ended: answer for the call it ran, see to the other calls and to a new worker."""
         floor, seat = self._floor, worker.seat
+        out_of_time = used_up_cpu_time(worker.pid, monotonic() - worker.born)
         told = floor.hearing.hear_the_last_of(worker)
         worker.kill_group()
         worker.reap(2.0)
+        if worker.exitcode == -signal.SIGKILL and not worker.why:
+            worker.cause = worker.cause or out_of_time
         with floor.lock:
             was_starting = seat.state == STARTING
             death = floor.ledger.gone(seat, worker.slab.started())

@@ -19,8 +19,9 @@ import pickle
 import signal
 import socket
 import sys
+from contextlib import suppress
 from math import inf
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 from pooltable.pool import forked
@@ -35,6 +36,8 @@ RAISED = 1
 # Results wait in the worker for at most so long, in seconds, before they are sent, and while they are at most so large.
 _FLUSH = 0.002
 _ENOUGH = 49152
+# A worker that leaves waits so many seconds for threads that a task has left running.
+_FOR_THREADS = 2.0
 # Its threads are looked at after so many seconds, and then ever more rarely.
 _FIRST_LOOK = 0.5
 _LONGEST_TEXT = 262144
@@ -104,6 +107,7 @@ def main(orders: Orders, task: Any, end: Any, lifeline: Any, slab: Any, tokens: 
     line.send(pack(("ready",)))
     try:
         _serve(line, inode, mine, Tokens(taken), orders, own)
+        _wait_for_threads(line)
     except (EOFError, ConnectionError):
         pass  # the parent is gone or wants nothing more
 
@@ -191,6 +195,30 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
             threads.look(ended)
         if _recycle:
             return
+
+
+def _wait_for_threads(line: Channel) -> None:
+    """See to it that threads that the task has left running do not keep this process, which leaves now, for long."""
+    if not _threads_left():
+        return
+    import threading
+
+    def outlast() -> None:
+        sleep(_FOR_THREADS)
+        left = _threads_left()
+        if left:
+            line.send(pack(("outlasted", left)))  # and the parent ends this process
+
+    # Some of them end only when Python asks them to, as those of executors do: that comes after this.
+    with suppress(RuntimeError):  # there can be no more threads
+        threading.Thread(target=outlast, name="pooltable-last", daemon=True).start()
+
+
+def _threads_left() -> list[str]:
+    threading = sys.modules.get("threading")
+    if threading is None:
+        return []
+    return [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
 
 
 def _with_files(calls: list[Any], line: Channel) -> list[Any]:
