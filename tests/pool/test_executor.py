@@ -9,16 +9,17 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import CancelledError, as_completed, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pooltable import PoolExecutor, WorkerLost
 from tests.pool import helpers
 from tests.pool.conftest import MakeExecutor
-from tests.pool.helpers import double, nap, pid_of, started, until
+from tests.pool.helpers import double, exit_with, nap, pid_of, started, touch_and_sleep, until
 
 
 def test_submit_gives_a_future(executor: MakeExecutor) -> None:
@@ -39,6 +40,20 @@ def test_an_error_is_the_exception_of_the_future(executor: MakeExecutor) -> None
     assert isinstance(future.exception(10), KeyError)
     with pytest.raises(KeyError):
         future.result()
+
+
+@pytest.mark.parametrize("failing", [(helpers.raise_, KeyError, "k"), (exit_with, 3), (helpers.give_a_lambda,)])
+def test_who_waits_for_the_first_exception_hears_of_it_while_others_run(
+    executor: MakeExecutor, tmp_path: Path, failing: tuple[Any, ...]
+) -> None:
+    e = executor()
+    slow = e.submit(touch_and_sleep, str(tmp_path / "slow"))
+    until((tmp_path / "slow").exists)
+    bad = e.submit(*failing)
+    assert wait([slow, bad], return_when=FIRST_EXCEPTION) == ({bad}, {slow})
+    # Of one that has ended before, too.
+    assert wait([slow, bad], return_when=FIRST_EXCEPTION) == ({bad}, {slow})
+    e.kill_workers()
 
 
 def test_workers_start_with_the_calls(executor: MakeExecutor) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pooltable.pool.engine import GIVEN, Record, load
+from pooltable.pool.engine import GIVEN, RAISED, Record, load
 
 if TYPE_CHECKING:
     from pooltable.pool.executor import PoolExecutor
@@ -81,8 +81,9 @@ class PoolFuture(Future[Any]):
             # Whoever looks at it under its condition sees it either open, and is told, or over.
             with self._condition:
                 self._state = FINISHED
+                failed = record[1] in (RAISED, GIVEN)
                 for waiter in self._waiters:
-                    waiter.add_result(self)
+                    waiter.add_exception(self) if failed else waiter.add_result(self)
                 self._condition.notify_all()
             self._call_back(executor)
 
