@@ -121,15 +121,17 @@ class Runner:
         if not self._once.acquire(blocking=False):
             raise UsageError("a Runner runs once, and this one has: make another")
         look = self._when_it_is_there(self._look)
-        if look.hidden:
-            raise MappingError(look.hidden)
-        self._check_words(look)
         with self._requests:
             return self._open().run(look)
 
     def _look(self) -> Look:
+        look = self._table.look()
+        obstacle = look.hidden or look.no_pending
+        if obstacle:
+            raise MappingError(obstacle)
+        # Only now, so that a wrong word is not what the job is known by.
         self._table.prepare()
-        return self._table.look()
+        return look
 
     def _when_it_is_there(self, verb: Callable[[], Answer]) -> Answer:
         return at_the_start(
@@ -138,15 +140,6 @@ class Runner:
             Listeners(self._listeners).tell,
             self._inbox.wait,
             lambda: self._requests.count > 0,
-        )
-
-    def _check_words(self, look: Look) -> None:
-        if look.pending or not look.strange:
-            return
-        found = " and ".join("NULL" if word is None else repr(word) for word in look.words)
-        raise MappingError(
-            f"{self._table.name}.{self._table.status} holds {found}; none is the pending word "
-            f"{self._table.words.pending!r}: say which one is, with --pending or Words(pending=...)"
         )
 
     def _open(self) -> Loop:

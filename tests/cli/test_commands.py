@@ -97,6 +97,57 @@ def test_init_leaves_pyproject_to_its_owner(hosts: Any) -> None:
     assert not (hosts.path / "pooltable.toml").exists()
 
 
+def make_null_hosts(folder: Any) -> None:
+    """Three hosts that wait as NULL, and one as new."""
+    folder.sql("CREATE TABLE host (id INTEGER PRIMARY KEY, name TEXT, caption TEXT, status TEXT)")
+    folder.sql("INSERT INTO host (name, status) VALUES ('a', NULL), ('b', NULL), ('c', NULL), ('d', 'new')")
+
+
+HOST = ("--db", "work.db", "--table", "host", "--write", "caption")
+
+
+@pytest.mark.parametrize("way", ["flag", "variable", "file"])
+def test_null_is_a_word_however_it_is_given(folder: Any, way: str) -> None:
+    make_null_hosts(folder)
+    if way == "variable":
+        folder.environment["POOLTABLE_PENDING"] = "NULL"
+    if way == "file":
+        (folder.path / "pooltable.toml").write_text('pending = "NULL"\n')
+    given = ("--pending", "NULL") if way == "flag" else ()
+    done = folder.run("init", *HOST, *given)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 rows wait; status holds NULL (3), new (1)" in done.stdout
+    assert "left alone: new (1)" in done.stdout
+    assert tomllib.loads((folder.path / "pooltable.toml").read_text()).get("pending", way) in ("NULL", "variable")
+    assert folder.run("run", "app:mission").returncode == 0
+    assert folder.sql("SELECT status, count(*) FROM host GROUP BY 1 ORDER BY 1") == [("DONE", 3), ("new", 1)]
+
+
+def test_init_makes_nothing_where_rows_wait_under_none_of_the_words(folder: Any) -> None:
+    make_null_hosts(folder)
+    for given in ((), ("--pending", "null")):
+        done = folder.run("init", *HOST, *given)
+        assert done.returncode == 2
+        assert all(part in done.line for part in ("holds NULL and new", "--pending")), done.line
+    assert not (folder.path / "pooltable.toml").exists()
+    assert folder.sql("SELECT name FROM sqlite_master WHERE name LIKE 'pooltable%'") == []
+
+
+def test_a_job_takes_other_words_before_its_first_run_by_itself_and_later_with_again(folder: Any) -> None:
+    make_null_hosts(folder)
+    assert folder.run("init", *HOST, "--pending", "new").returncode == 0
+    assert folder.run("run", "app:mission", "--pending", "NULL", "--max-rows", "1").returncode == 0
+    refused = folder.run("init")
+    assert (refused.returncode, "pooltable init --again" in refused.line) == (2, True)
+    done = folder.run("init", "--again", "--index")
+    assert done.returncode == 0
+    assert "the job host changes: words NULL, DOING, DONE, FAILED -> new, DOING, DONE, FAILED" in done.stdout
+    assert "left alone: NULL (2)" in done.stdout
+    assert folder.run("run", "app:mission").returncode == 0
+    assert folder.sql("SELECT name FROM host WHERE status = 'DONE' ORDER BY 1") == [("a",), ("d",)]
+    assert folder.run("init", "--index").returncode == 0, "what is set up already is not refused when all is done"
+
+
 # ---- add
 
 
@@ -108,6 +159,12 @@ def test_add_makes_a_table_of_arguments_when_asked(folder: Any) -> None:
     assert status(folder, "--db", "new.db", "--table", "host")["pending"] == 2
     done = folder.run("run", "app:nothing", "--db", "new.db", "--table", "host", "-p", "1")
     assert done.returncode == 0, done.stderr
+
+
+def test_add_makes_a_status_column_for_null(folder: Any) -> None:
+    options = ("--db", "new.db", "--table", "host", "--pending", "NULL")
+    assert folder.run("add", *options, "--create", "-c", "name", "web1").returncode == 0
+    assert status(folder, *options)["pending"] == 1
 
 
 def test_add_without_create_makes_nothing(folder: Any) -> None:

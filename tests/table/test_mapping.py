@@ -414,8 +414,10 @@ def test_stages_chain_by_words(place):
     place.foreign_doing = None
 
 
-def test_a_job_that_is_known_with_another_mapping_is_refused(place):
-    place.video(1).prepare()
+def test_a_job_that_has_claimed_a_row_is_refused_with_another_mapping(place):
+    lease = place.lease(place.video(2))
+    lease.done(lease.one())
+    lease.close()
     for options in ({"words": Words(doing="WORKING")}, {"status": "content"}):
         with pytest.raises(MappingError, match="the job 'video' is known here with"):
             place.table("video", **options).prepare()
@@ -424,6 +426,113 @@ def test_a_job_that_is_known_with_another_mapping_is_refused(place):
     with pytest.raises(MappingError, match="the job 'video' is known here with"):
         looked_before.prepare()
     place.table("video", job="other", words=Words(doing="WORKING")).prepare()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"words": Words(pending=None)},
+        {"words": Words(None, "new", "ok", "bad")},
+        {"status": "state", "words": Words("NEW", None, "OK", "BAD")},
+        {"key": "code", "words": Words(pending=None)},
+    ],
+)
+def test_a_job_that_has_claimed_nothing_takes_any_other_mapping(place, options):
+    place.script(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, code VARCHAR(9) NOT NULL UNIQUE, status VARCHAR(9), state VARCHAR(9))"
+    )
+    place.sql("INSERT INTO t VALUES (1, 'a', NULL, 'NEW'), (2, 'b', NULL, 'NEW')")
+    place.table("t").prepare()
+    table = place.table("t", **options)
+    assert (table.look().pending, table.look().known) == (2, False)
+    assert table.prepare() != []
+    assert place.table("t", **options).prepare() == []
+    assert table.look().known
+    lease = place.lease(table)
+    lease.done(*lease.claim(3))
+    lease.close()
+    assert table.counts().done == 2
+    place.foreign_doing = None
+
+
+def test_a_job_that_has_run_takes_another_mapping_when_told_so_and_says_what_changes(place):
+    lease = place.lease(place.video(3))
+    lease.done(*lease.claim(2))
+    lease.close()
+    place.sql("UPDATE video SET status = 'NEW' WHERE status = 'PENDING'")
+    table = place.table("video", words=Words("NEW", None, "DONE", "FAILED"))
+    assert table.prepare(again=True) == ["words PENDING, DOING, DONE, FAILED -> NEW, NULL, DONE, FAILED"]
+    assert (table.counts().done, table.entry(1).ended) == (2, "done")
+    lease = place.lease(table)
+    lease.done(*lease.claim(3))
+    lease.close()
+    assert set(place.statuses().values()) == {"DONE"}
+    place.foreign_doing = None
+
+
+def test_a_job_that_has_run_takes_another_table_and_forgets_the_rows_of_the_old_one(place):
+    lease = place.lease(place.video(3, job="work"))
+    lease.fail(*lease.claim(3))
+    lease.close()
+    place.script("CREATE TABLE clip (code VARCHAR(20) PRIMARY KEY, status VARCHAR(10))")
+    place.sql("INSERT INTO clip VALUES ('a', 'PENDING')")
+    table = place.table("clip", job="work")
+    assert table.look().pending == 1
+    changes = table.prepare(again=True)
+    assert changes[:2] == ["table video -> clip", "key id -> code"]
+    assert "is gone" in changes[2]
+    lease = place.lease(table)
+    lease.done(lease.one())
+    lease.close()
+    assert place.sql("SELECT code, ended FROM pooltable_work") == [("a", "done")]
+    place.foreign_doing = None
+
+
+def test_a_change_that_would_lose_an_open_row_is_refused_and_any_other_is_made(place):
+    lease = place.lease(place.video(2))
+    lease.one()
+    place.process_gone(lease)
+    place.lapse(lease)
+    for options in ({"words": Words(doing="WORKING")}, {"status": "caption"}):
+        with pytest.raises(MappingError, match=r"1 of its rows are open, which would be lost.*pooltable release"):
+            place.table("video", **options).prepare(again=True)
+    table = place.table("video", words=Words(done="OK"))
+    assert table.prepare(again=True) == ["words PENDING, DOING, DONE, FAILED -> PENDING, DOING, OK, FAILED"]
+    assert table.release() == 1
+    assert place.table("video", words=Words(doing="WORKING")).prepare(again=True) != []
+    place.foreign_doing = None
+
+
+def test_a_job_whose_runner_lives_keeps_its_mapping(place):
+    lease = place.lease(place.video(2))
+    for again in (False, True):
+        with pytest.raises(MappingError, match=r"a runner works on it: stop that first"):
+            place.table("video", words=Words(pending=None)).prepare(again=again)
+    lease.close()
+    place.table("video", words=Words(pending=None)).prepare()
+
+
+def test_two_that_set_a_job_up_differently_at_once_do_not_both_run(place):
+    one = place.video(2)
+    one.prepare()
+    place.table("video", words=Words(pending=None)).prepare()
+    with pytest.raises(MappingError, match=r"known here with words NULL, .*, since a moment ago"):
+        one.open_lease()
+    assert place.sql("SELECT count(*) FROM pooltable_runner") == [(0,)]
+    place.foreign_doing = None
+
+
+def test_the_index_for_claims_is_made_again_where_it_serves_another_column_word_or_order(place):
+    place.video(3).create_index()
+    for options in (
+        {"words": Words(pending=None)},
+        {"words": Words(pending="NEW")},
+        {"words": Words(pending="NEW"), "status": "caption"},
+    ):
+        table = place.table("video", **options)
+        made = table.create_index()
+        assert made is not None or (place.kind == "mariadb" and "status" not in options), options
+        assert table.create_index() is None
 
 
 # ---- the database itself

@@ -206,9 +206,12 @@ def test_doctor_says_when_no_row_holds_the_pending_word(place):
 
 
 def test_doctor_names_a_job_that_another_mapping_or_version_set_up(place):
-    place.video(1).prepare()
+    lease = place.lease(place.video(2))
+    lease.done(lease.one())
+    lease.close()
     other = place.table("video", job="video", words=Words(pending="NEW"))
     assert "known here with words" in found(other)["job"].detail
+    assert "pooltable init --again" in found(other)["job"].remedy
     place.sql("UPDATE pooltable_job SET version = 99")
     assert "another version of pooltable" in found(other)["job"].detail
     with pytest.raises(MappingError, match="another version of pooltable"):

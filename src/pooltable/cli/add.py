@@ -248,7 +248,8 @@ def _create(settings: Settings, rows: list[dict[str, Any]]) -> None:
         f"{_quoted(name)} {_kind(row.get(name) for row in rows)}" for name in names if name not in (*key, status)
     ]
     columns += [f"{_quoted(name)} TEXT" for name in extra if name not in names]
-    columns += [f"{_quoted(status)} TEXT NOT NULL DEFAULT {_literal(settings['pending'])}"]
+    null = "" if None in (settings[word] for word in ("pending", "doing", "done", "failed")) else " NOT NULL"
+    columns += [f"{_quoted(status)} TEXT{null} DEFAULT {_literal(settings['pending'])}"]
     columns += [f"PRIMARY KEY ({', '.join(map(_quoted, key))})"]
     try:
         if not path.exists():
@@ -275,5 +276,5 @@ def _quoted(name: str) -> str:
 
 def _literal(value: Any) -> str:
     if value is None:
-        raise UsageError("--create makes a status column that is NOT NULL; give another --pending")
+        return "NULL"
     return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +18,12 @@ from pooltable.cli.saving import edited
 from pooltable.cli.show import say
 from pooltable.cli.table import open_table
 from pooltable.config import INDIRECT, OWN_FILE, Settings, to_toml
-from pooltable.errors import SettingError
+from pooltable.errors import MappingError, SettingError
+from pooltable.table.states import word_text
 from pooltable.urls import hide_password, password_of, with_path
 
 if TYPE_CHECKING:
+    from pooltable.table.looking import Look
     from pooltable.table.table import TaskTable
 
 VARIABLE = "DATABASE_URL"
@@ -40,11 +43,14 @@ def init(
     index: Annotated[
         bool, typer.Option("--index/--no-index", show_default=False, help="Also make the index that large tables need.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Give a job that has run before another table, key, column or words.")
+    ] = False,
 ) -> int:
     """Set a table up: check it, make pooltable's own tables beside it, write pooltable.toml.
 
     Your table stays as it is. What is not given is asked for, if this is a terminal. A password is never written down:
-    the file names a variable of the environment instead.
+    the file names a variable of the environment instead. Where rows wait under none of the words nothing is made.
 
     \b
     Examples:
@@ -52,6 +58,7 @@ def init(
       pooltable init --db env:DATABASE_URL --table video --pending NEW
       pooltable init --print     shows the SQL, for somebody who may run it
       pooltable init --index     beside writers, on all but SQLite
+      pooltable init --again --pending NULL     after a run with another word
     """
     if not settings["db"] and _can_ask():
         answer = typer.prompt("Database (a URL such as postgresql://user@host/name, or a SQLite file)", err=True)
@@ -64,8 +71,11 @@ def init(
     if print_sql:
         say(table.init_sql().rstrip())
         return 0
-    table.prepare()
-    _say_look(table)
+    look = table.look()
+    if look.no_pending and not look.known:
+        raise MappingError(look.no_pending)
+    changes = table.prepare(again=again)
+    _say_look(table, look, changes)
     if index:
         _make_index(table)
     _write(settings)
@@ -98,9 +108,7 @@ def _choose_table(settings: Settings) -> str:
 
 
 def _ask_words(settings: Settings) -> dict[str, Any]:
-    """The status words, where the column holds none of ours and somebody is there to ask."""
-    from pooltable.errors import MappingError
-
+    """The status words, where no row waits under ours and somebody is there to ask."""
     asked: dict[str, Any] = {}
     if not _can_ask():
         return asked
@@ -112,33 +120,30 @@ def _ask_words(settings: Settings) -> dict[str, Any]:
             raise
         asked["status"] = typer.prompt(f"{error}\nStatus column", err=True)
         table = open_table(settings.answered(asked))
-    found = table.look().words
-    ours = {getattr(table.words, state) for state in STATES}
-    if not found or ours & set(found):
+    look = table.look()
+    if look.known or not look.no_pending:
         return asked
-    say_found = ", ".join(_counted(word, count) for word, count in found.items())
+    say_found = ", ".join(_counted(word, count) for word, count in look.words.items())
     typer.echo(f"{table.name}.{table.status} holds {say_found}", err=True)
     for state in STATES:
         default = getattr(table.words, state)
         if settings.origin(state) == "default":
-            asked[state] = typer.prompt(f"The word for {state.upper()}", default=default or "NULL", err=True)
+            asked[state] = typer.prompt(f"The word for {state.upper()}", default=word_text(default), err=True)
     return asked
 
 
 def _counted(word: object, count: int | None) -> str:
-    text = "NULL" if word is None else str(word)
-    return text if count is None else f"{text} ({count})"
+    return word_text(word) if count is None else f"{word_text(word)} ({count})"
 
 
-def _say_look(table: TaskTable) -> None:
-    look = table.look()
+def _say_look(table: TaskTable, look: Look, changes: Sequence[str]) -> None:
     say(f"table {table.name} in {table.database}: key {', '.join(table.key)}, status {table.status}")
     say(f"the task gets {', '.join(table.fields)}")
     found = ", ".join(_counted(word, count) for word, count in look.words.items())
     say(f"{look.pending} rows wait" + (f"; {table.status} holds {found}" if found else "; the table is empty"))
-    ours = {getattr(table.words, state) for state in STATES}
-    if look.words and not look.pending and not ours & set(look.words):
-        say(f"none of these is the pending word {table.words.pending!r}: say which one is, with --pending")
+    if look.strange:
+        left = ", ".join(_counted(word, look.words[word]) for word in look.strange)
+        say(f"no word of this job, so such rows are left alone: {left}")
     if look.hidden:
         say(look.hidden)
     if look.foreign_doing:
@@ -147,6 +152,8 @@ def _say_look(table: TaskTable) -> None:
         say(f"claims of a table of this size need an index: pooltable init --index, which runs {look.index_sql}")
     if look.unsafe_file_system:
         say(f"the file lies on {look.unsafe_file_system}, whose locks are not reliable: put it on a local disk")
+    for change in changes:
+        say(f"the job {table.job} changes: {change}")
     say(f"pooltable's own tables are ready for job {table.job}")
 
 

@@ -99,7 +99,7 @@ def _json_on_stderr(settings: Settings) -> bool:
 
 
 def _task(
-    task: str | None, table: TaskTable, settings: Settings, batch: int, prepare: Callable[[], None]
+    task: str | None, table: TaskTable, settings: Settings, batch: int, prepare: Callable[[], object]
 ) -> Callable[[Any], Any]:
     """The function, or the command. One that stands on the command line wins over one that does not.
 
@@ -149,7 +149,7 @@ def _runner(
         listeners = [*listeners, Logs()]
 
     def prepare() -> None:
-        at_the_start(table.prepare, settings["db_wait"], Listeners(listeners).tell, time.sleep)
+        at_the_start(lambda: table.prepare(create=False), settings["db_wait"], Listeners(listeners).tell, time.sleep)
 
     function = _task(task, table, settings, settings["batch"], prepare)
     initializer = tasks.load(settings["initializer"]) if settings["initializer"] else None

@@ -24,7 +24,7 @@ def config(settings: Settings, as_json: JSON = False) -> int:
         return 0
     rows = []
     for group in GROUPS.values():
-        rows += [(one.name, _text(_shown(settings, one.name)), settings.origin(one.name)) for one in group]
+        rows += [(one.name, _text(_shown(settings, one.name), one.kind), settings.origin(one.name)) for one in group]
     for line in table_lines(("SETTING", "VALUE", "FROM"), rows):
         say(line)
     return 0
@@ -35,7 +35,9 @@ def _shown(settings: Settings, name: str) -> object:
     return hide_password(value) if name == "db" and value else value
 
 
-def _text(value: object) -> str:
+def _text(value: object, kind: str) -> str:
+    if kind == "word" and value is None:
+        return "NULL"
     if value is None or value == ():
         return "-"
     if isinstance(value, bool):

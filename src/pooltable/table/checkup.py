@@ -21,7 +21,7 @@ from pooltable.table.looking import INDEX_FROM, Look, Looker
 from pooltable.table.rescue import Rescuer
 from pooltable.table.rights import Right, deleting, held, needed
 from pooltable.table.statements import Statements
-from pooltable.table.states import Status
+from pooltable.table.states import Status, word_text
 
 LOCK_SECONDS = 2  # how long a check waits for a lock
 ANSWER_SECONDS = 10  # and for its answer
@@ -187,7 +187,11 @@ class Checkup:
             return
         different = jobs.difference(self.c, self.s)
         if different:
-            yield error("job", different, "run with the mapping that the job was set up with, or give --job")
+            yield error(
+                "job",
+                different,
+                "run with the mapping that the job was set up with, or change it: pooltable init --again",
+            )
         paused = self.c.first(f"SELECT paused_at FROM {self.s.names.jobs} WHERE job = {self.s.mark}", (self.s.job,))
         if paused and paused[0] is not None:
             yield warning("paused", f"no rows of job {self.s.job!r} are taken", "pooltable resume")
@@ -197,15 +201,15 @@ class Checkup:
     def words(self) -> Iterator[Finding]:
         self.look = look = self._looker.look(self.c)
         m = self.m
-        shown = ", ".join(f"{_word(word)}{f' ({n})' if n is not None else ''}" for word, n in look.words.items())
+        shown = ", ".join(f"{word_text(word)}{f' ({n})' if n is not None else ''}" for word, n in look.words.items())
         if look.strange and not look.pending:
             yield error(
                 "status words",
-                f"{m.name}.{m.status.name} holds {shown}; none is the pending word {m.words.pending!r}",
+                f"{m.name}.{m.status.name} holds {shown}; none is the pending word {word_text(m.words.pending)}",
                 "name the word of rows that wait: --pending",
             )
         elif look.strange:
-            strange = ", ".join(map(_word, look.strange[:8]))
+            strange = ", ".join(map(word_text, look.strange[:8]))
             detail = f"{m.name}.{m.status.name} holds {shown}; rows with {strange} are left alone"
             yield warning("status words", detail, "UPDATE them to one of the words, if they are meant to be run")
         else:
@@ -215,7 +219,7 @@ class Checkup:
         if self.look and self.look.foreign_doing:
             yield warning(
                 "foreign doing rows",
-                f"{self.m.words.doing!r}, but held by no runner: {_rows(self.look.foreign_doing)}",
+                f"{word_text(self.m.words.doing)}, but held by no runner: {_rows(self.look.foreign_doing)}",
                 "if nothing else works on them: pooltable release --foreign",
             )
 
@@ -238,7 +242,7 @@ class Checkup:
     def index(self) -> Iterator[Finding]:
         dialect = self.s.dialect
         for name in [index.name for index in dialect.indexes(self.c, self.m) if not index.valid]:
-            drop = f"if nobody builds it now: {dialect.drop_index(self.m.schema, name)}"
+            drop = f"if nobody builds it now: {dialect.drop_index(self.m, name)}"
             yield warning("invalid index", f"{name} is being built, or its build was interrupted", drop)
         if self.m.order.columns is None:
             detail = "the order is an expression or may be NULL, so that each claim sorts all waiting rows"
@@ -305,8 +309,9 @@ class Checkup:
             yield ok("claim", detail)
 
     def _let_through(self) -> str:
-        m = self.m
-        return f"let an UPDATE of {m.name}.{m.status.name} from {m.words.pending!r} to {m.words.doing!r} through"
+        m, words = self.m, self.m.words
+        move = f"from {word_text(words.pending)} to {word_text(words.doing)}"
+        return f"let an UPDATE of {m.name}.{m.status.name} {move} through"
 
     def triggers(self) -> Iterator[Finding]:
         names = self.trigger_names()
@@ -333,10 +338,6 @@ def long_transaction(who: str, seconds: float, remedy: str) -> Finding:
 
 def _rows(count: int) -> str:
     return "1 row" if count == 1 else f"{count} rows"
-
-
-def _word(word: object) -> str:
-    return "NULL" if word is None else str(word)
 
 
 _CHECKUPS = {

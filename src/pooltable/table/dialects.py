@@ -165,8 +165,9 @@ class Dialect:
         """The statement that makes an index while others write to the table, where the database can do that."""
         return self.create_index(name, schema, table, columns, condition)
 
-    def drop_index(self, schema: str | None, name: str) -> str:
-        """The statement, as a person would type it, that removes what an interrupted build of an index left."""
+    def drop_index(self, mapping: Mapping, name: str) -> str:
+        """The statement, as a person would type it, that removes an index of the user's table."""
+        schema = mapping.schema
         shown = f"{self.quote(schema)}.{self.quote(name)}" if schema else self.quote(name)
         return self.plain(f"DROP INDEX {shown}")
 

@@ -19,12 +19,17 @@ def make_index(c: Connection, s: Statements, looker: Looker) -> str | None:
     if looker.index_sql(c) is None:
         return None
     name = schema.claim_index_name(s.job)
+    there = [index for index in d.indexes(c, m) if index.name == name]
+    drop = d.drop_index(m, name)
     # One that is not valid is there for IF NOT EXISTS, and of no use to anybody.
-    if any(index.name == name and not index.valid for index in d.indexes(c, m)):
+    if any(not index.valid for index in there):
         raise DatabaseError(
             f"the index {name!r} is there but not valid: it is being built, or its build was interrupted; if nobody"
-            f" builds it now, run this, and then again: {d.drop_index(m.schema, name)}"
+            f" builds it now, run this, and then again: {drop}"
         )
+    # Ours, but made for another status column, word or order.
+    if there:
+        c.run(d.text(drop))
     sql = schema.claim_index(m, s.job, d)
     c.run(sql)
     return d.plain(sql)

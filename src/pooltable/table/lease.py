@@ -19,7 +19,7 @@ from typing import NamedTuple
 from pooltable import __version__
 from pooltable.errors import CannotStore, DatabaseError, DatabaseReadOnly, DatabaseUnavailable, describe
 from pooltable.rows import Row
-from pooltable.table import identity
+from pooltable.table import identity, jobs
 from pooltable.table.cursor import Cursor
 from pooltable.table.database import Connection, Database, Undone
 from pooltable.table.dialects import Trouble
@@ -41,6 +41,7 @@ from pooltable.table.states import (
     Released,
     Retry,
     Status,
+    word_text,
 )
 from pooltable.table.values import NOTHING, Converter, cleaned
 
@@ -108,12 +109,16 @@ class Lease:
         self._rescuer = Rescuer(statements, self.id, seconds)
         self._version: int | None = None
         try:
-            self._session.transact(self._insert)
+            self._session.transact(self._open)
         except BaseException:
             self._session.close()
             raise
 
     # ---- the lease itself
+
+    def _open(self, c: Connection) -> None:
+        self._insert(c)
+        jobs.hold(c, self._statements)
 
     def _insert(self, c: Connection) -> None:
         s, d = self._statements, self._statements.dialect
@@ -300,8 +305,8 @@ class Lease:
     def _refusal(self, what: str) -> str:
         m = self._statements.mapping
         return (
-            f"table {m.name!r}: to claim rows, {m.status.name!r} is set to {m.words.doing!r}, and the database {what};"
-            " nothing was claimed"
+            f"table {m.name!r}: to claim rows, {m.status.name!r} is set to {word_text(m.words.doing)}, and the database"
+            f" {what}; nothing was claimed"
         )
 
     def _prepared(self, end: Finish) -> Write:

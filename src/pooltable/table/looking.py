@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pooltable.table import schema
+from pooltable.table import jobs, schema
 from pooltable.table.database import Connection, Database
 from pooltable.table.statements import Statements
-from pooltable.table.states import Status
+from pooltable.table.states import Status, word_text
 
 COUNTED = 1_000_000  # rows that are counted exactly
 INDEX_FROM = 10_000  # rows from which on a claim without its index is slow enough to speak of
@@ -23,7 +25,9 @@ class Look:
     `strange` are those that are no word of this job, nor of another one on this column.
     `foreign_doing` are DOING rows that no runner holds. `index_sql` makes the index that claims lack, None where they
     have it or the table is small. `unsafe_file_system` names a file system that cannot be trusted with a SQLite file.
-    `hidden` says what keeps every row from this role, with the remedy.
+    `known` tells whether the job is set up with this mapping.
+    `hidden` says what keeps every row from this role, and `no_pending` that none waits under the pending word, though
+    there are others; each with the remedy.
     """
 
     words: dict[Any, int | None]
@@ -32,7 +36,9 @@ class Look:
     foreign_doing: int
     index_sql: str | None
     unsafe_file_system: str | None
+    known: bool
     hidden: str | None
+    no_pending: str | None
 
 
 class Looker:
@@ -46,14 +52,25 @@ class Looker:
     def look(self, c: Connection) -> Look:
         s = self._s
         words, size = self._words(c)
+        strange = self._strange(c, words)
+        pending = self._count(c, s.is_word[Status.PENDING] + s.scope)
         return Look(
             words=words,
-            strange=self._strange(c, words),
-            pending=self._count(c, s.is_word[Status.PENDING] + s.scope),
+            strange=strange,
+            pending=pending,
             foreign_doing=self._foreign(c),
             index_sql=self.index_sql(c) if size > INDEX_FROM else None,
             unsafe_file_system=s.dialect.unsafe_file_system(self._database.engine.url),
+            known=self._entries and jobs.known(c, s),
             hidden=s.dialect.hidden(c, s.mapping),
+            no_pending=self._no_pending(words) if strange and not pending else None,
+        )
+
+    def _no_pending(self, words: Iterable[Any]) -> str:
+        m = self._s.mapping
+        return (
+            f"{m.name}.{m.status.name} holds {' and '.join(map(word_text, words))}; none is the pending word"
+            f" {word_text(m.words.pending)}: say which one is, with --pending or Words(pending=...)"
         )
 
     def _words(self, c: Connection) -> tuple[dict[Any, int | None], int]:
@@ -71,8 +88,11 @@ class Looker:
         known = [word for _, word in s.mapping.words.items()]
         if self._entries:
             q, mark = s.dialect.quote, s.mark
-            sql = f"SELECT words FROM {s.names.jobs} WHERE {q('table')} = {mark} AND {q('status')} = {mark}"
-            for (others,) in c.all(sql, (s.mapping.name, s.mapping.status.name)):
+            sql = (
+                f"SELECT words FROM {s.names.jobs} WHERE {q('table')} = {mark} AND {q('status')} = {mark}"
+                f" AND {q('job')} <> {mark}"
+            )
+            for (others,) in c.all(sql, (s.mapping.name, s.mapping.status.name, s.job)):
                 known += json.loads(others)
         return tuple(word for word in words if word not in known)
 
@@ -85,7 +105,7 @@ class Looker:
         s = self._s
         held = (
             f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND coalesce(pt_e.ended, 'stuck') = 'stuck')"
-            if self._entries
+            if self._entries and jobs.same_rows(c, s)
             else ""
         )
         return self._count(c, s.is_word[Status.DOING] + held + s.scope)
@@ -103,11 +123,16 @@ class Looker:
         status = m.status.name
         # As the database shows it in a condition, with quotes or without.
         shown = status.lower(), s.dialect.plain(m.status.bare).lower()
+        own = schema.claim_index_name(s.job)
+        word = s.dialect.plain(s.dialect.literal(m.words.pending))
+        is_pending = re.compile(r"\bIS NULL\b" if word == "NULL" else rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
         found = []
         for name, columns, condition, valid in s.dialect.indexes(c, m):
             whole = columns[: len(order) + 1] == [status, *order]
             on_status = any(name in condition.lower() for name in shown)
             partial = on_status and columns[: len(order)] == order
+            # Ours may have been made for another pending word than the job has now.
+            partial = partial and (name != own or bool(is_pending.search(condition)))
             # A key of the table's own stands behind every index of it.
             by_key = s.dialect.key_in_every_index and columns == [status] and order == [column.name for column in m.key]
             if valid and (whole or partial or by_key):

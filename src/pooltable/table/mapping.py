@@ -299,7 +299,7 @@ def check_words(words: Words, status: Column, table: str) -> Words:
 
 def _word(name: str, word: Any, status: Column, table: str) -> Any:
     kind = status.type
-    what = f"{table}: the {name} word {word!r}"
+    what = f"{table}: the {name} word {'NULL' if word is None else repr(word)}"
     if word is None:
         if not status.nullable:
             raise MappingError(f"{what} cannot be in {status.name!r}, which is NOT NULL")

@@ -74,6 +74,9 @@ class MySQL(Dialect):
             else:
                 cursor.execute(f"SET SESSION wait_timeout = {WAIT_SECONDS}")
 
+    def drop_index(self, mapping: Mapping, name: str) -> str:
+        return self.plain(f"DROP INDEX {self.quote(name)} ON {mapping.sql}")
+
     def descriptor(self, raw: Any) -> int | None:
         return int(raw._sock.fileno())
 

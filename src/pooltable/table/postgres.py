@@ -185,8 +185,8 @@ class PostgreSQL(Dialect):
             f" CREATE POLICY pooltable ON {relation} TO {me} USING (true), or: ALTER ROLE {me} BYPASSRLS"
         )
 
-    def drop_index(self, schema: str | None, name: str) -> str:
-        return super().drop_index(schema, name).replace("DROP INDEX", "DROP INDEX CONCURRENTLY", 1)
+    def drop_index(self, mapping: Mapping, name: str) -> str:
+        return super().drop_index(mapping, name).replace("DROP INDEX", "DROP INDEX CONCURRENTLY", 1)
 
     def indexes(self, connection: Connection, mapping: Mapping) -> list[Index]:
         rows = connection.all(

@@ -58,6 +58,11 @@ Ended = Literal["done", "failed", "retry", "later", "released", "lost", "stuck"]
 ROUND_OVER: tuple[Ended, ...] = ("done", "failed", "stuck")
 
 
+def word_text(word: object) -> str:
+    """A status word as people write it."""
+    return "NULL" if word is None else str(word)
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """The user's own status words, any values that the column's type can hold; one of them may be None."""

@@ -83,21 +83,28 @@ class TaskTable:
 
     # ---- getting ready
 
-    def prepare(self, create: bool = True) -> None:
+    def prepare(self, create: bool = True, again: bool = False) -> list[str]:
         """Checks the table and makes the side tables; every verb does it as needed. `create=False` makes nothing.
+
+        A job that has claimed no row takes this mapping in place of the one it had; with `again` so does one that has,
+        unless open rows would be lost. Returns what it means differently from now on, a line for each.
 
         Raises MappingError where table, key, columns or words do not fit, DatabaseError where the database refuses.
         """
+        changes: list[str] = []
         with self._lock:
             if self._mapping is None:
                 self._map()
             if not (self._entered if create else self._entries):
                 session = self._database.session()
                 try:
-                    self._entries = self._make(session) if create else self._there(session)
+                    if create:
+                        changes = self._make(session, again)
+                    self._entries = create or self._there(session)
                     self._entered = create
                 finally:
                     session.close()
+        return changes
 
     def _map(self) -> None:
         dialect = self._database.dialect
@@ -138,7 +145,7 @@ class TaskTable:
         s = self._known
         return session.read(lambda c: s.dialect.has_table(c, s.mapping.schema, schema.entry_table(s.job)))
 
-    def _make(self, session: Session) -> bool:
+    def _make(self, session: Session, again: bool) -> list[str]:
         d = self._database.dialect
         if not self._there(session):
             statements = session.read(lambda c: self._ddl(c))
@@ -158,8 +165,7 @@ class TaskTable:
                         " `pooltable init --print` shows, and give this role its rights on them"
                     ) from error
                 raise
-        session.transact(lambda c: jobs.enter(c, self._known))
-        return True
+        return session.transact(lambda c: jobs.enter(c, self._known, self._ddl, again))
 
     def _ddl(self, c: Connection) -> list[str]:
         s, d = self._known, self._database.dialect
