@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pooltable.errors import SettingError
 from pooltable.urls import mistake_in, sqlite_url, with_path, without_passwords
 
-Kind = Literal["text", "count", "number", "size", "switch", "names", "word"]
+Kind = Literal["text", "count", "number", "sizes", "switch", "names", "word"]
 
 OWN_FILE = "pooltable.toml"
 PROJECT_FILE = "pyproject.toml"
@@ -91,7 +91,20 @@ def _read_size(value: Any) -> int:
     found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?I?)B?\s*", "" if isinstance(value, bool) else str(value).upper())
     if not found or found[2] not in _UNITS:
         raise ValueError
-    return int(float(found[1]) * _UNITS[found[2]])
+    size = int(float(found[1]) * _UNITS[found[2]])
+    if size < 1:
+        raise ValueError
+    return size
+
+
+def _read_sizes(value: Any) -> int | tuple[int | None, int | None]:
+    """One size, or two: "400MB,600MB", or a pair of which one may be None."""
+    if isinstance(value, str) and "," in value:
+        value = value.split(",")
+    if not isinstance(value, (list, tuple)):
+        return _read_size(value)
+    soft, hard = value
+    return tuple(None if one is None else _read_size(one) for one in (soft, hard))  # type: ignore[return-value]
 
 
 def _read_switch(value: Any) -> bool:
@@ -124,7 +137,7 @@ _READERS = {
     "text": _read_text,
     "count": _read_count,
     "number": _read_number,
-    "size": _read_size,
+    "sizes": _read_sizes,
     "switch": _read_switch,
     "names": _read_names,
     "word": _read_word,
@@ -133,7 +146,7 @@ _WANTED = {
     "text": "text",
     "count": "a whole number",
     "number": "a number",
-    "size": "a size such as 4GB",
+    "sizes": "a size such as 4GB, or two such as 4GB,6GB",
     "switch": "true or false",
     "names": "column names, in a list or with commas between",
     "word": "text, a whole number or NULL",
@@ -200,7 +213,12 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("devices", "text", None, "Devices to deal out to the workers, such as cuda:0,cuda:1; auto: all."),
         Setting("setup", "text", None, "app:function, for each worker before it imports the task: django.setup."),
         Setting("preload", "text", None, "Modules to import once for all workers, such as numpy,torch."),
-        Setting("memory", "size", None, "Memory of one worker, such as 4GB: recycled above it.", least=1),
+        Setting(
+            "memory",
+            "sizes",
+            None,
+            "4GB: a larger worker is replaced after its row; 4GB,6GB: one over 6GB is killed at once.",
+        ),
         Setting("maxtasksperchild", "count", None, "Replace a worker after so many rows.", least=1),
         Setting("idle_timeout", "number", None, "Let a worker go after so many idle seconds.", least=0),
     ),

@@ -25,7 +25,7 @@ from pooltable.events import Event, WorkerEnded, WorkerReady
 from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.pool import engine
 from pooltable.pool.devices import devices_of
-from pooltable.pool.local import LocalEngine
+from pooltable.pool.local import LocalEngine, Memory
 from pooltable.pool.setup import Setup, check as check_setup
 from pooltable.signals import StopRequests
 from pooltable.tasks import Spec
@@ -141,7 +141,7 @@ class Workers:
     threads: int | None = None
     devices: str | None = None
     preload: str | None = None
-    memory: int | str | None = None
+    memory: Memory = None
     maxtasksperchild: int | None = None
     idle_timeout: float | None = None
     context: Any = None

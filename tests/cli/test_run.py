@@ -221,6 +221,22 @@ def test_try_shows_the_traceback_of_the_users_own_code_only(hosts: Any) -> None:
     assert hosts.run("try", "app:picky", "1", "--initializer", "app:prepare").returncode == 0
 
 
+def test_a_worker_over_the_first_memory_limit_is_replaced_and_over_the_second_killed(hosts: Any) -> None:
+    (hosts.path / "fat.py").write_text(
+        "import os, time\nkept = []\n"
+        "def mission(row):\n"
+        "    kept.append(bytearray(os.urandom(1 << 20) * (120 if row.id < 3 else 400)))\n"
+        "    while row.id == 4: time.sleep(0.01)\n"
+        "    return str(os.getpid())\n"
+    )
+    hosts.sql("DELETE FROM host WHERE id = 3")
+    done = hosts.run("run", "fat:mission", "--memory", "100MB,300MB", "--lost", "1", "-p", "1")
+    assert done.returncode == 1, done.stderr
+    pids = dict(hosts.sql("SELECT id, caption FROM host"))
+    assert pids[1] != pids[2], "replaced after its row"
+    assert "over its limit of 286 MiB" in hosts.run("show", "4").stdout
+
+
 def test_try_tells_programs_what_came_of_each_row_and_nothing_else_on_stdout(hosts: Any) -> None:
     done = hosts.run("try", "app:picky", "1", "3", "--json")
     assert done.returncode == 0, done.stderr

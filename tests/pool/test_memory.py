@@ -120,6 +120,8 @@ def test_a_worker_that_can_import_nothing_any_more_is_weighed_all_the_same(pool:
         ("512MiB", (512 * MIB, None)),
         ((1000, "1.5 GiB"), (1000, 1536 * MIB)),
         ((None, "1G"), (None, 10**9)),
+        ("400MB,600MB", (400 * 10**6, 600 * 10**6)),
+        (("400MB", "600MB"), (400 * 10**6, 600 * 10**6)),
     ],
 )
 def test_a_size_is_a_number_of_bytes_or_a_text(wanted: Any, limits: tuple[int | None, int | None]) -> None:

@@ -189,7 +189,9 @@ def a_service() -> None:
         forever=True,
         poll=1.0,
         max_rows=None,
-        workers=Workers(threads=2, devices="cuda:0,cuda:1", memory="4GB", preload="torch", setup="app:prepare"),
+        workers=Workers(
+            threads=2, devices="cuda:0,cuda:1", memory=("4GB", "6GB"), preload="torch", setup="app:prepare"
+        ),
         pace=Pace(lease=30.0, grace=8.0, halt=20),
         listeners=(listener, print),
     )

@@ -68,6 +68,9 @@ def test_a_pyproject_that_does_not_speak_of_us_is_no_matter(tmp_path: Path, text
         ("pending = 1.5", ["NULL"]),
         ("memory = 'lots'", ["a size such as 4GB"]),
         ("memory = '1.2.3G'", ["a size such as 4GB"]),
+        ("memory = ['1GB', '2GB', '3GB']", ["or two such as 4GB,6GB"]),
+        ("memory = '1GB,'", ["or two such as 4GB,6GB"]),
+        ("memory = 0", ["a size such as 4GB"]),
         ("table = \nx = 1", ["not valid TOML", "line 1"]),
     ],
 )
@@ -105,6 +108,8 @@ def test_a_variable_with_a_slip_in_its_name_is_refused_and_an_unlike_one_is_not_
         ("memory", "4GB", 4_000_000_000),
         ("memory", "1.5 GiB", 3 * 2**29),
         ("memory", "4096", 4096),
+        ("memory", "400MB, 1.5GiB", (400_000_000, 3 * 2**29)),
+        ("memory", ["400MB", 1000], (400_000_000, 1000)),
     ],
 )
 def test_the_environment_is_read_by_the_kind_of_the_setting(tmp_path: Path, name: str, text: str, value: Any) -> None:

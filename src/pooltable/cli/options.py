@@ -28,7 +28,7 @@ METAVARS: dict[str, str | None] = {
     "text": "TEXT",
     "count": "N",
     "number": "NUMBER",
-    "size": "SIZE",
+    "sizes": "SIZE",
     "names": "NAMES",
     "word": "WORD",
     "switch": None,

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from pooltable.tasks import Spec
 
 TASK = Annotated[
-    str | None, typer.Argument(metavar="MODULE:FUNCTION", help="The function to run on each row, such as app:mission.")
+    str | None,
+    typer.Argument(
+        metavar="MODULE:FUNCTION", help="The function to run on each row, such as app:mission.", hidden=True
+    ),
 ]
 
 

@@ -42,4 +42,4 @@ def _text(value: object, kind: str) -> str:
         return "-"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

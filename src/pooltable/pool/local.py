@@ -43,7 +43,7 @@ _THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
 )
 # One size or two, in bytes or as in "4GB".
-Memory = int | str | tuple[int | str, int | str] | None
+Memory = int | str | tuple[int | str | None, int | str | None] | None
 _PLAIN = frozenset({types.FunctionType, types.BuiltinFunctionType})
 # So many functions are known to the workers by number; the others travel with each call.
 _FUNCTIONS = 1000

@@ -10,20 +10,17 @@ from pooltable.cgroups import groups, read
 
 def limits_of(memory: Any) -> tuple[int | None, int | None]:
     """The soft and the hard limit in bytes, from one size or two. Raises ValueError for what is no size."""
-    soft, hard = memory if isinstance(memory, tuple) and len(memory) == 2 else (memory, None)
-    return _size_of(soft), _size_of(hard)
-
-
-def _size_of(size: Any) -> int | None:
-    if size is None or (type(size) is int and size > 0):
-        return size
+    if memory is None or (type(memory) is int and memory > 0):
+        return memory, None
     from pooltable.config import BY_NAME
     from pooltable.errors import SettingError
 
     try:
-        return int(BY_NAME["memory"].read(size, "memory"))
+        found = BY_NAME["memory"].read(memory, "memory")
     except SettingError:
-        raise ValueError(f'memory must be a size such as 4000000000, "4GB" or "512MiB", not {size!r}') from None
+        sizes = '4000000000, "4GB" or "512MiB", or two such as ("4GB", "6GB")'
+        raise ValueError(f"memory must be a size such as {sizes}, not {memory!r}") from None
+    return found if isinstance(found, tuple) else (found, None)
 
 
 def private_memory(pid: int) -> int | None:

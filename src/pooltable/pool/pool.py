@@ -41,12 +41,13 @@ class Pool:
 
     `processes` defaults to the cores this process may really use. `min_processes=None` starts all of them at once; a
     number keeps that many and starts the others when calls wait. `idle_timeout`: seconds after which idle ones above
-    the minimum leave. `time_limit`: seconds that a call may run (in `map`: each item). `max_pending`: submitting
-    waits while so many calls are open. `memory`: bytes, or a size as in "4GB", after which a worker is replaced between
-    calls; `(soft, hard)` also kills one during a call. `threads`: how many threads each worker owns. `devices`: such as
-    "cuda:0,cuda:1", or "auto" for all there are, and then as many processes. `preload`: modules that are imported once,
-    such as "numpy,torch", for all workers to share. `setup`: what each worker does before the modules of its
-    initializer and its calls are imported, as a name such as "django.setup" or "app:prepare", or as a function.
+    the minimum leave. `time_limit`: seconds that a call may run (in `map`: each item). `max_pending`: submitting waits
+    while so many calls are open. `memory`: bytes, or a size as in "4GB", after which a worker is replaced between
+    calls; of two, as in `("4GB", "6GB")` or "4GB,6GB", the second kills one during a call. `threads`: how many threads
+    each worker owns. `devices`: such as "cuda:0,cuda:1", or "auto" for all there are, and then as many processes.
+    `preload`: modules that are imported once, such as "numpy,torch", for all workers to share. `setup`: what each
+    worker does before the modules of its initializer and its calls are imported, as a name such as "django.setup" or
+    "app:prepare", or as a function.
     """
 
     _state = "INIT"  # also of one that was never made: __del__ looks at it
