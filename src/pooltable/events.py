@@ -27,10 +27,10 @@ class Event:
 class Summary:
     """What a run did. `elsewhere` are rows that other live runners hold.
 
-    `exit_code`: 0 all DONE, or a service drained; 1 some FAILED; 3 stopped with work left; 4 the database is away; 5 no
-    worker can start; 6 halted by failures. `failures` maps a kind of error to its number of FAILED rows. `seconds` is
-    the whole run, `rate` finished rows a second from the first claim on. `error` says why the run ended early, if it
-    did.
+    `exit_code`: 0 all DONE, or a service drained; 1 some FAILED; 3 stopped with work left, or rows are
+    left that no run can take; 4 the database is away; 5 no worker can start; 6 halted by failures. `failures` maps a
+    kind of error to its number of FAILED rows. `seconds` is the whole run, `rate` finished rows a second from the first
+    claim on. `error` says why the run ended early, if it did.
     """
 
     run: str
@@ -147,7 +147,8 @@ class RunEnded(Event):
 class Noticed(Event):
     """Something the user should know before or during the run, once a run.
 
-    `what` is one of: "foreign doing rows" (count), "index missing" (name: SQL to make it), "value dropped" (name: key),
+    `what` is one of: "foreign doing rows" (count), "rows left as doing" (count), "rows without a key" (count), "index
+    missing" (name: SQL to make it), "value dropped" (name: key),
     "row marked by the task" (name: key), "row overwritten" (name: key), "file system unsafe" (name), "result unused",
     "large columns" (count: bytes), "file replaced", "listener failed" (name: error), "callback failed" (name: error).
     """

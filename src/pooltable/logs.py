@@ -61,6 +61,17 @@ NOTICES: dict[str, tuple[int, str]] = {
         WARNING,
         "{count} rows are marked as running, but by no runner of pooltable: see pooltable release --foreign",
     ),
+    "rows without a key": (
+        WARNING,
+        "{count} rows that wait have NULL in their key, so that no run can take them; give each of them a key",
+    ),
+    "rows left as doing": (
+        WARNING,
+        (
+            "{count} rows are left as running, with nobody to end them, because their keys were changed or their"
+            " entries removed meanwhile; make them wait again: pooltable release --foreign"
+        ),
+    ),
     "index missing": (
         WARNING,
         "without an index, claims get slower as the table grows; make it with `pooltable init --index` or: {name}",

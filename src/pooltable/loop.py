@@ -88,6 +88,7 @@ class Loop:
         self._halted = ""
         self._wanted = 0  # workers
         self._look_at = 0.0
+        self._foreign_doing = 0  # at the beginning
 
     def run(self, look: Look) -> Summary:
         """The whole run. Raises what ended it early, with what was done until then as its `summary`."""
@@ -123,6 +124,9 @@ class Loop:
         )
         if look.foreign_doing:
             self._reporter.notice("foreign doing rows", look.foreign_doing)
+        if look.keyless:
+            self._reporter.notice("rows without a key", look.keyless)
+        self._foreign_doing = look.foreign_doing
         if look.index_sql:
             self._reporter.notice("index missing", name=look.index_sql)
         if look.unsafe_file_system:
@@ -226,10 +230,10 @@ class Loop:
         if self._files is not None:
             self._files.close()
         self._upkeep.close()
-        left, elsewhere = 0, 0
+        left, elsewhere, stranded = 0, 0, 0
         if not in_vain:
             try:
-                left, elsewhere = self._close_lease()
+                left, elsewhere, stranded = self._close_lease()
             except (DatabaseError, KeyboardInterrupt) as error:
                 # As everywhere, the one who asks for it a third time is not made to wait for the database.
                 leaving = self._requests.count >= Step.LEAVE
@@ -240,6 +244,7 @@ class Loop:
             time.monotonic(),
             left,
             elsewhere,
+            stranded=stranded > 0,
             error=self._error,
             halted=self._halted,
             stopped=leaving or bool(self._ladder.step and (left or unfinished)),
@@ -253,15 +258,26 @@ class Loop:
         )
         return summary
 
-    def _close_lease(self) -> tuple[int, int]:
-        """Write what ended, give back the rest. How many rows are left, and how many others hold."""
+    def _close_lease(self) -> tuple[int, int, int]:
+        """Write what ended, give back the rest. How many rows are left, how many others hold, and how many of those
+        left no run can take as they are."""
         if ends := self._hands.to_write(float("inf")):
             # Only an error ends a run before they are written.
             self._hands.wrote(ends, self._lease.finish([ended.finish for ended in ends]), time.monotonic())
         elsewhere = self._lease.left().elsewhere
         self._lease.close()
         with self._requests.interrupting(Step.LEAVE):
-            return self._table.counts().pending, elsewhere
+            lost = self._left_doing()
+            return self._table.counts().pending + lost, elsewhere, lost + self._table.keyless()
+
+    def _left_doing(self) -> int:
+        """How many rows are DOING still, with nobody to end them: a key was changed while the row ran, or entries were
+        removed."""
+        astray = self._reporter.tally.astray
+        lost = min(astray, self._table.foreign_doing() - self._foreign_doing) if astray else 0
+        if lost > 0:
+            self._reporter.notice("rows left as doing", lost)
+        return max(0, lost)
 
     # ---- the lease
 

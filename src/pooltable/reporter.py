@@ -141,6 +141,8 @@ class Reporter:
         claim, finish = fate.claim, ended.finish
         if fate.why is not None and not (fate.why == "locked" and ended.not_before):
             self.tell(RowNotWritten(claim.key, claim.attempt, fate.why, fate.reason))
+            if fate.why in ("vanished", "fenced"):
+                self.tally.saw_astray(1)
             if fate.why == "marked":
                 self.tally.saw_mark(fate.reason == "done")
                 self.notice("row marked by the task", name=str(claim.key))

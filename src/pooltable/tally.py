@@ -23,6 +23,7 @@ class Tally:
         self.lost = 0
         self.rescued = 0
         self.released = 0
+        self.astray = 0
         self.failures: Counter[str] = Counter()
 
     def saw_pending(self, count: int, now: float) -> None:
@@ -49,6 +50,10 @@ class Tally:
                 self.released += 1
                 self.pending += 1
         self.lost += end.lost
+
+    def saw_astray(self, count: int) -> None:
+        """The ends of so many rows could not be written, because row or entry was not found as the claim left it."""
+        self.astray += count
 
     def saw_mark(self, done: bool) -> None:
         """The task wrote the status itself, which is taken as the end."""
@@ -84,6 +89,7 @@ class Tally:
         left: int,
         elsewhere: int,
         *,
+        stranded: bool,
         error: BaseException | None,
         halted: str,
         stopped: bool,
@@ -91,8 +97,8 @@ class Tally:
     ) -> Summary:
         """The whole run in numbers.
 
-        `halted` says why if a burst of failures ended it; `stopped`: it was stopped with work left; `drained`: it was
-        a service, whose only end is to be drained.
+        `halted` says why if a burst of failures ended it; `stopped`: it was stopped with work left; `stranded`: some of
+        what is left no run can take as it is; `drained`: it was a service, whose only end is to be drained.
         """
         if error is not None:
             code = getattr(error, "exit_code", 1)
@@ -100,7 +106,7 @@ class Tally:
             code = 6
         elif drained:
             code = 0
-        elif stopped:
+        elif stopped or stranded:
             code = 3
         else:
             code = int(self.failed > 0)

@@ -74,6 +74,7 @@ class Upkeep:
             self._reporter.notice("file replaced")
         if beat.lapsed is not None:
             lost = hands.keep(beat.open)
+            self._reporter.tally.saw_astray(lost)
             self._reporter.tell(LeaseLapsed(beat.lapsed, len(beat.open), lost))
         # Only now, when what was lost is known: until then nothing is begun that a stopped process held too long.
         self._hold_until(began + self._seconds)

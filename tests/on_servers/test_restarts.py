@@ -61,6 +61,7 @@ def test_rows_that_run_while_the_server_is_away_are_written_when_it_is_back(
     site.check()
 
 
+@pytest.mark.timeout(60)
 def test_a_run_that_starts_while_the_server_is_away_waits_for_it(site: Site, server: Server) -> None:
     site.fill(8)
     server.stop()

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from pooltable import Pace, Retry, Runner, TaskTable, UsageError, Workers, events, run
+from pooltable import MappingError, Pace, Retry, Runner, TaskTable, UsageError, Workers, events, run
 from tests.runner import missions
 from tests.runner.videos import wait_until
 
@@ -417,3 +417,62 @@ def test_a_setting_of_workers_that_makes_no_sense_is_refused_before_anything_is_
     with pytest.raises(UsageError, match="maxtasksperchild"):
         run(missions.by_content, table(videos), processes=1, workers=Workers(maxtasksperchild=0))
     assert videos.statuses() == {"PENDING": 1}
+
+
+def test_a_row_whose_key_was_changed_while_it_ran_is_counted_as_left(videos, service):
+    gate = videos.folder / "gate"
+    videos.add(f"gate:{gate}", "ok")
+    running = service("by_content", "processes=2")
+    wait_until(lambda: len(videos.notes()) == 2 and videos.status(2) == "DONE")
+    videos.sql("UPDATE video SET id = 101 WHERE id = 1")
+    gate.touch()
+    assert running.wait() == 3
+    assert "left=1" in running.text()
+    assert "1 rows are left as running" in running.text()
+    assert "pooltable release --foreign" in running.text()
+    assert TaskTable(videos.url, "video").release(foreign=True) == 1
+    assert run(missions.nothing, TaskTable(videos.url, "video"), processes=1).exit_code == 0
+    assert videos.statuses() == {"DONE": 2}
+
+
+def test_rows_whose_entries_were_removed_while_they_ran_are_counted_as_left(videos, service):
+    gate = videos.folder / "gate"
+    videos.add(f"gate:{gate}", f"gate:{gate}", "ok")
+    running = service("by_content", "processes=2")
+    wait_until(lambda: len(videos.notes()) == 2)
+    videos.sql("DELETE FROM pooltable_video")
+    gate.touch()
+    assert running.wait() == 3
+    assert videos.statuses() == {"DOING": 2, "DONE": 1}
+    assert "left=2" in running.text()
+
+
+def test_a_row_that_was_deleted_while_it_ran_is_not_left(videos, service):
+    gate = videos.folder / "gate"
+    videos.add(f"gate:{gate}", "ok")
+    running = service("by_content", "processes=2")
+    wait_until(lambda: len(videos.notes()) == 2)
+    videos.sql("DELETE FROM video WHERE id = 1")
+    gate.touch()
+    assert running.wait() == 0
+
+
+def test_rows_with_null_for_a_key_are_counted_as_left(videos, caplog):
+    videos.sql("CREATE TABLE page(name TEXT PRIMARY KEY, content TEXT, status TEXT DEFAULT 'PENDING')")
+    videos.sql("INSERT INTO page(name, content) VALUES ('a', 'ok'), (NULL, 'ok'), (NULL, 'ok')")
+    pages = TaskTable(videos.url, "page", columns=["content"])
+    summary = run(missions.nothing, pages, processes=1)
+    assert (summary.done, summary.left, summary.exit_code) == (1, 2, 3)
+    assert "2 rows that wait have NULL in their key" in caplog.text
+    assert [f.level for f in pages.findings() if f.what == "rows without a key"] == ["warning"]
+
+
+def test_a_row_that_would_get_null_for_a_key_is_not_added(videos):
+    videos.sql("CREATE TABLE page(name TEXT PRIMARY KEY, content TEXT, status TEXT)")
+    videos.sql("CREATE TABLE made(name TEXT PRIMARY KEY DEFAULT (hex(randomblob(8))), content TEXT, status TEXT)")
+    videos.sql("INSERT INTO page VALUES (NULL, 'old', 'PENDING')")
+    with pytest.raises(MappingError, match="2 of 3 rows would have NULL for the key name"):
+        TaskTable(videos.url, "page").add([{"name": "a"}, {"content": "b"}, {"name": None, "content": "c"}])
+    assert videos.sql("SELECT content FROM page") == [("old",)]
+    assert TaskTable(videos.url, "page").add([{"name": "a"}]) == 1
+    assert TaskTable(videos.url, "made").add([{"content": "b"}]) == 1

@@ -28,8 +28,23 @@ def insert_rows(c: Connection, s: Statements, converter: Converter, rows: Sequen
             value if name == status.name else converter.one(known[name], value) for name, value in whole.items()
         )
         groups[tuple(whole)].append(values)
+    before = _keyless(c, s)
     for names, values_of in groups.items():
         columns = ", ".join(known[name].bare for name in names)
         marks = ", ".join(s.value(known[name]) for name in names)
         c.many(f"INSERT INTO {s.t} ({columns}) VALUES ({marks})", values_of)
+    # Looked at afterwards, because a default or a trigger may have given the key.
+    if keyless := _keyless(c, s) - before:
+        key = ", ".join(column.name for column in s.mapping.key)
+        raise MappingError(
+            f"table {s.mapping.name!r}: {keyless} of {len(rows)} rows would have NULL for the key {key}, and no run"
+            " could take them; give each row its key; nothing was added"
+        )
     return len(rows)
+
+
+def _keyless(c: Connection, s: Statements) -> int:
+    """How many rows have NULL in their key, which only SQLite allows."""
+    if not s.lacks_key:
+        return 0
+    return int(c.all(f"SELECT count(*) FROM {s.t} WHERE {s.lacks_key.removeprefix(' AND ')}")[0][0])

@@ -83,6 +83,7 @@ class Checkup:
             ("job", self.job),
             ("status words", self.words),
             ("foreign doing rows", self.foreign),
+            ("rows without a key", self.keyless),
             ("runners", self.runners),
             *self.own_checks(),
             ("index", self.index),
@@ -221,6 +222,15 @@ class Checkup:
                 "foreign doing rows",
                 f"{word_text(self.m.words.doing)}, but held by no runner: {_rows(self.look.foreign_doing)}",
                 "if nothing else works on them: pooltable release --foreign",
+            )
+
+    def keyless(self) -> Iterator[Finding]:
+        if self.look and self.look.keyless:
+            key = ", ".join(column.name for column in self.m.key)
+            yield warning(
+                "rows without a key",
+                f"waiting, but no run can take them: {_rows(self.look.keyless)}",
+                f"give each of them a value for {key} that no other row has, or delete them",
             )
 
     def runners(self) -> Iterator[Finding]:

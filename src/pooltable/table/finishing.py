@@ -68,7 +68,8 @@ def _unwritten(c: Connection, s: Statements, runner: str, write: Write, now: Any
             return Fate(claim, why, None, kind, error.split("\n", 1)[0], write.pause)
         case _:
             assert_never(why)
-    return Fate(claim, None, why, reason=found.row)
+    gone = why == "fenced" and found.runner_id is None
+    return Fate(claim, None, why, reason="its entry is gone from the side table" if gone else found.row)
 
 
 def _pay(c: Connection, s: Statements, runner: str, write: Write, refusal: str, now: Any) -> Fate:

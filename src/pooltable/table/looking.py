@@ -23,9 +23,9 @@ class Look:
 
     `words` maps each value found in the status column to its number of rows, or to None in a table too large to count;
     `strange` are those that are no word of this job, nor of another one on this column.
-    `foreign_doing` are DOING rows that no runner holds. `index_sql` makes the index that claims lack, None where they
-    have it or the table is small. `unsafe_file_system` names a file system that cannot be trusted with a SQLite file.
-    `known` tells whether the job is set up with this mapping.
+    `foreign_doing` are DOING rows that no runner holds, `keyless` PENDING ones with NULL in their key. `index_sql`
+    makes the index that claims lack, None where they have it or the table is small. `unsafe_file_system` names a file
+    system that cannot be trusted with a SQLite file. `known` tells whether the job is set up with this mapping.
     `hidden` says what keeps every row from this role, and `no_pending` that none waits under the pending word, though
     there are others; each with the remedy.
     """
@@ -34,6 +34,7 @@ class Look:
     strange: tuple[Any, ...]
     pending: int
     foreign_doing: int
+    keyless: int
     index_sql: str | None
     unsafe_file_system: str | None
     known: bool
@@ -53,17 +54,19 @@ class Looker:
         s = self._s
         words, size = self._words(c)
         strange = self._strange(c, words)
-        pending = self._count(c, s.is_word[Status.PENDING] + s.scope)
+        pending = self._count(c, s.is_word[Status.PENDING] + s.has_key + s.scope)
+        keyless = self.keyless(c)
         return Look(
             words=words,
             strange=strange,
             pending=pending,
-            foreign_doing=self._foreign(c),
+            foreign_doing=self.foreign_doing(c),
+            keyless=keyless,
             index_sql=self.index_sql(c) if size > INDEX_FROM else None,
             unsafe_file_system=s.dialect.unsafe_file_system(self._database.engine.url),
             known=self._entries and jobs.known(c, s),
             hidden=s.dialect.hidden(c, s.mapping),
-            no_pending=self._no_pending(words) if strange and not pending else None,
+            no_pending=self._no_pending(words) if strange and not (pending or keyless) else None,
         )
 
     def _no_pending(self, words: Iterable[Any]) -> str:
@@ -101,7 +104,13 @@ class Looker:
         some = f"SELECT 1 AS one FROM {s.t} WHERE {condition} LIMIT {COUNTED}"
         return int(c.all(f"SELECT count(*) FROM ({some}) AS pt_some")[0][0])
 
-    def _foreign(self, c: Connection) -> int:
+    def keyless(self, c: Connection) -> int:
+        """How many PENDING rows have NULL in their key, as SQLite allows: no statement can name them."""
+        s = self._s
+        return self._count(c, s.is_word[Status.PENDING] + s.lacks_key + s.scope) if s.lacks_key else 0
+
+    def foreign_doing(self, c: Connection) -> int:
+        """How many DOING rows no runner holds."""
         s = self._s
         held = (
             f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND coalesce(pt_e.ended, 'stuck') = 'stuck')"

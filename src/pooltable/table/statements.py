@@ -87,6 +87,8 @@ class Statements:
         )
         # A primary key of SQLite may hold NULLs, and such a row cannot be named in any later statement.
         self.has_key = "".join(f" AND {column.sql} IS NOT NULL" for column in mapping.key if column.nullable)
+        nullable = [f"{column.sql} IS NULL" for column in mapping.key if column.nullable]
+        self.lacks_key = f" AND ({' OR '.join(nullable)})" if nullable else ""
         self.positions = ", ".join(column.sql for column in mapping.order.columns or ())
         self.width = len(mapping.key)
         self.behind, self._behind_at = self._behind()

@@ -242,6 +242,16 @@ class TaskTable:
         looker = Looker(self._known, self._database, self._entries)
         return self._reading(looker.look)
 
+    def foreign_doing(self) -> int:
+        """How many rows are DOING and held by no runner."""
+        self.prepare(create=False)
+        return self._reading(Looker(self._known, self._database, self._entries).foreign_doing)
+
+    def keyless(self) -> int:
+        """How many rows are PENDING and have NULL in their key, so that no run can take them."""
+        self.prepare(create=False)
+        return self._reading(Looker(self._known, self._database, self._entries).keyless)
+
     def counts(self) -> Counts:
         """How many rows are in each state now."""
         self.prepare(create=False)
