@@ -89,7 +89,8 @@ def _save(settings: Settings, order: Order, found: Verdict) -> str:
     """Writes the choice down, and says so."""
     from pooltable.cli.saving import save
 
-    if found.keeps:
+    # What a flag says for this once is in no file yet.
+    if found.keeps and not (order.processes or order.threads):
         return "nothing is saved: what is set now stays"
     values = {name: value for name, value in _choice(found.best.choice).items() if name != "batch" or value > 1}
     path = save(settings, values)
