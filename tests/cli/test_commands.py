@@ -56,6 +56,16 @@ def test_init_print_shows_the_sql_and_changes_nothing(hosts: Any) -> None:
         hosts.sql(statement)
 
 
+def test_init_tells_programs_what_it_found_and_did(hosts: Any) -> None:
+    hosts.sql("UPDATE host SET status = 'NEW' WHERE id = 1")
+    found = json.loads(hosts.run("init", "--json", "--job", "captions", "--index").stdout)
+    assert (found["job"], found["table"], found["key"], found["pending"]) == ("captions", "host", ["id"], 3)
+    assert {"word": "NEW", "rows": 1, "left_alone": True} in found["words"]
+    assert "CREATE INDEX" in found["index_made"]
+    assert "wrote pooltable.toml" in found["settings"][0]
+    assert "CREATE TABLE" in json.loads(hosts.run("init", "--print", "--json").stdout)["sql"]
+
+
 def test_init_index_makes_the_index(hosts: Any) -> None:
     before = len(hosts.sql("SELECT 1 FROM sqlite_master WHERE type = 'index' AND tbl_name = 'host'"))
     assert hosts.run("init", "--index").returncode == 0

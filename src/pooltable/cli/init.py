@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pooltable.cli.ending import complain
-from pooltable.cli.options import TABLE, takes
+from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.saving import edited
-from pooltable.cli.show import say
+from pooltable.cli.show import say, say_json
 from pooltable.cli.table import open_table
 from pooltable.config import INDIRECT, OWN_FILE, Settings, to_toml
 from pooltable.errors import MappingError, SettingError
@@ -46,6 +46,7 @@ def init(
     again: Annotated[
         bool, typer.Option("--again", help="Give a job that has run before another table, key, column or words.")
     ] = False,
+    as_json: JSON = False,
 ) -> int:
     """Set a table up: check it, make pooltable's own tables beside it, write pooltable.toml.
 
@@ -69,16 +70,24 @@ def init(
         settings = settings.answered(_ask_words(settings))
     table = open_table(settings)
     if print_sql:
-        say(table.init_sql().rstrip())
+        sql = table.init_sql().rstrip()
+        say_json({"sql": sql}) if as_json else say(sql)
         return 0
     look = table.look()
     if look.no_pending and not look.known:
         raise MappingError(look.no_pending)
     changes = table.prepare(again=again)
-    _say_look(table, look, changes)
+    if not as_json:
+        _say_look(table, look, changes)
+    made = _make_index(table) if index else None
+    told = _write(settings)
+    if as_json:
+        say_json(_plain(table, look, changes, made, told))
+        return 0
     if index:
-        _make_index(table)
-    _write(settings)
+        say(f"made the index: {made}" if made else "the index for claims is there already")
+    for line in told:
+        say(line)
     return 0
 
 
@@ -157,8 +166,32 @@ def _say_look(table: TaskTable, look: Look, changes: Sequence[str]) -> None:
     say(f"pooltable's own tables are ready for job {table.job}")
 
 
-def _make_index(table: TaskTable) -> None:
-    """Makes the index that claims need; says so on stderr while that takes long."""
+def _plain(
+    table: TaskTable, look: Look, changes: Sequence[str], made: str | None, told: Sequence[str]
+) -> dict[str, Any]:
+    """What is said for people, for a program."""
+    return {
+        "job": table.job,
+        "table": table.name,
+        "database": table.database,
+        "key": table.key,
+        "status": table.status,
+        "fields": table.fields,
+        "pending": look.pending,
+        "words": [
+            {"word": word, "rows": count, "left_alone": word in look.strange} for word, count in look.words.items()
+        ],
+        "hidden": look.hidden,
+        "foreign_doing": look.foreign_doing,
+        "index_made": made,
+        "index_missing": None if made else look.index_sql,
+        "changes": changes,
+        "settings": told,
+    }
+
+
+def _make_index(table: TaskTable) -> str | None:
+    """Makes the index that claims need, and gives its SQL; says so on stderr while that takes long."""
     done = threading.Event()
 
     def patience() -> None:
@@ -169,33 +202,29 @@ def _make_index(table: TaskTable) -> None:
 
     threading.Thread(target=patience, name="pooltable-init", daemon=True).start()
     try:
-        sql = table.create_index()
+        return table.create_index()
     finally:
         done.set()
-    say(f"made the index: {sql}" if sql else "the index for claims is there already")
 
 
 # ---- writing the settings down
 
 
-def _write(settings: Settings) -> None:
+def _write(settings: Settings) -> list[str]:
+    """Writes down what was given; what to say of that."""
     values, remark = _to_write(settings)
     if settings.file is not None and settings.file.name != OWN_FILE:
         file = str(settings.file)
         missing = {name: value for name, value in values.items() if settings.origin(name) != file}
-        if missing:
-            say(f"the settings are in {file}; add there:\n{to_toml(missing).rstrip()}")
-        return
+        return [f"the settings are in {file}; add there:\n{to_toml(missing).rstrip()}"] if missing else []
     path = settings.file or Path(OWN_FILE)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     after = edited(before, values)
+    told = [remark] if remark else []
     if after == before:
-        say(f"{path} says all this already")
-    else:
-        path.write_text(after, encoding="utf-8")
-        say(f"wrote {path}; now: pooltable run module:function")
-    if remark:
-        say(remark)
+        return [f"{path} says all this already", *told]
+    path.write_text(after, encoding="utf-8")
+    return [f"wrote {path}; now: pooltable run module:function", *told]
 
 
 def _to_write(settings: Settings) -> tuple[dict[str, Any], str]:

@@ -62,7 +62,7 @@ def why_no_kind(table: TaskTable, kind: str) -> str:
     if meant(kind, kinds):
         return ""
     if not kinds:
-        return f"no row failed with {kind!r}: none failed at all"
+        return f"no row failed with {kind!r}: no failure is remembered"
     names = {one.casefold(): one for one in kinds} | {one.rpartition(".")[2].casefold(): one for one in kinds}
     near = get_close_matches(kind.rpartition(".")[2].casefold(), names, n=1)
     listed = ", ".join(f"{one} ({count})" for one, count in list(kinds.items())[:5])
