@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import date
 
 import pytest
 
@@ -386,3 +387,28 @@ def test_claims_stay_flat_with_many_rows_under_back_off(place):
         lease.done(*lease.claim(10))
     assert time.monotonic() - began < 10
     assert lease.left().pending == 1000
+
+
+@pytest.mark.parametrize("kind", ["date", "timestamp", "timestamptz"])
+def test_keys_that_python_has_no_date_for_are_claimed_read_and_finished_like_others(postgresql, kind):
+    far = ["infinity", "-infinity", "0044-03-15 BC", "20000-01-01"]
+    postgresql.script(
+        f"CREATE TABLE day (at {kind} PRIMARY KEY, seen {kind}, status text, caption text)",
+        *(f"INSERT INTO day VALUES ('{at}', '{at}', 'PENDING')" for at in [*far, "2024-05-06"]),
+    )
+    table = postgresql.table("day", write=("caption",))
+    lease = postgresql.lease(table)
+    claims = lease.claim(3)
+    assert [len(claims), len(lease.read(claims))] == [3, 3]
+    released, put_off, done = claims
+    answer = lease.exchange(
+        [Finish(released, Released()), Finish(put_off, Again(0.0, "E", "bad")), Finish(done, Done({"caption": "x"}))], 5
+    )
+    assert ends(answer.fates) == ["released", "retry", "done"]
+    assert len(answer.claims) == 4
+    rows = lease.read(answer.claims)
+    assert all(isinstance(row.seen, date) for row in rows), "what is not the key is the nearest date, as before"
+    assert ends(lease.done(*answer.claims)) == ["done"] * 4
+    assert postgresql.sql("SELECT DISTINCT status FROM day") == [("DONE",)]
+    assert {table.entry(at).status for at in [*far, "2024-05-06"]} == {"done"}
+    assert table.requeue(["infinity", "2024-05-06"]) == 2

@@ -6,6 +6,7 @@ stand in between.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, ClassVar
 
@@ -13,11 +14,12 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
+from sqlalchemy.sql import sqltypes
 
 from pooltable.errors import MappingError
 from pooltable.table.database import Connection, Refused
 from pooltable.table.dialects import Dialect, Index, Trouble
-from pooltable.table.mapping import Mapping, with_casts
+from pooltable.table.mapping import Column, Mapping, with_casts
 from pooltable.table.postgres_statements import PostgresStatements
 from pooltable.table.statements import Statements
 from pooltable.table.values import Converter
@@ -130,7 +132,8 @@ class PostgreSQL(Dialect):
             (self._relation(mapping),),
         )
         casts = {str(name): self.text(str(kind)) for name, kind in found}
-        return with_casts(mapping, casts)
+        mapping = with_casts(mapping, casts)
+        return replace(mapping, columns=tuple(map(_with_nearest, mapping.columns)))
 
     def _relation(self, mapping: Mapping) -> str:
         return self.plain(mapping.sql)
@@ -207,20 +210,34 @@ class PostgreSQL(Dialect):
         return PostgresStatements(mapping, job, self)
 
 
-def _lenient(loader: type[Any], greatest: Any, least: Any) -> type[Any]:
-    """A loader that gives the nearest value where Python's dates do not reach."""
+def _lenient(loader: type[Any]) -> type[Any]:
+    """A loader that gives the server's own text where Python's dates do not reach: infinity, BC, the year 20000."""
 
     class Lenient(loader):  # type: ignore[misc]
         def load(self, data: Any) -> Any:
             try:
                 return super().load(data)
             except psycopg.DataError:
-                text = bytes(data)
-                return least if text.startswith(b"-") or text.endswith(b"BC") else greatest
+                return bytes(data).decode()
 
     return Lenient
 
 
-_Date = _lenient(DateLoader, date.max, date.min)
-_Timestamp = _lenient(TimestampLoader, datetime.max, datetime.min)
-_Timestamptz = _lenient(TimestamptzLoader, datetime.max, datetime.min)
+_Date, _Timestamp, _Timestamptz = map(_lenient, (DateLoader, TimestampLoader, TimestamptzLoader))
+
+
+def _with_nearest(column: Column) -> Column:
+    """A column that gives a task the nearest date that Python has, where the server has sent a text.
+
+    Only for what is not the key: a key must be sent back as it came.
+    """
+    if not isinstance(column.type, sqltypes.Date | sqltypes.DateTime):
+        return column
+    kind, read = date if isinstance(column.type, sqltypes.Date) else datetime, column.read
+
+    def nearest(value: Any) -> Any:
+        if type(value) is str:
+            value = kind.min if value.startswith("-") or value.endswith("BC") else kind.max
+        return value if read is None else read(value)
+
+    return replace(column, read=nearest)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping as MappingOf
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -25,6 +26,7 @@ Stored = tuple[tuple[str, ...], tuple[Any, ...]]  # names of columns, and their 
 NOTHING: Stored = ((), ())
 
 _LARGEST = 2**63
+_FAR_DATE = re.compile(r"^-?infinity$|^\d{5,}-| BC$")  # as PostgreSQL writes it
 
 
 class Converter:
@@ -96,12 +98,18 @@ class Converter:
                     try:
                         value = parse(value)
                     except ValueError:
+                        if kind is not sqltypes.Uuid and self._beyond_python(value):
+                            return value
                         raise MappingError(
                             f"key column {column.name!r} is {column.type}, and {value!r} is none"
                         ) from None
         if column.bind is not None and not isinstance(value, str):
             return column.bind(value)
         return self._for_driver(value)
+
+    def _beyond_python(self, text: str) -> bool:
+        """Whether it is a date that the database may hold and Python has no value for; such a key goes as text."""
+        return self._infinity and not self._dates_as_text and _FAR_DATE.search(text) is not None
 
     def one(self, column: Column, value: object) -> Any:
         """The value as the driver takes it for that column. Raises CannotStore."""
