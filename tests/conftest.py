@@ -48,6 +48,11 @@ SERVERS = {"postgres", "mariadbd", "mysqld", "mariadbd-safe", "chromium", "chrom
 HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help = "also start every command of tests/cli in a Python of its own"
+    parser.addoption("--everything", action="store_true", help=help)
+
+
 # ---- nothing is left behind
 
 

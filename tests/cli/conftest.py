@@ -6,11 +6,13 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.cli.prepared import FRESH, Prepared
 
 APP = """
 import logging, os, sys, time
@@ -79,8 +81,9 @@ class Done(subprocess.CompletedProcess[str]):
 class Folder:
     """A folder with app.py and work.db, whose table host(id, name, caption, status) has `rows` rows that wait."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, prepared: Prepared | None = None) -> None:
         self.path = path
+        self._prepared = prepared
         self.environment: dict[str, str] = {}
         (path / "app.py").write_text(APP)
 
@@ -105,15 +108,22 @@ class Folder:
         )
 
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("POOLTABLE_")}
+        """Starts the command as a user's shell does."""
         return subprocess.Popen(
             [sys.executable, "-m", "pooltable", *map(str, arguments)],
             cwd=self.path,
-            env={**ours, **self.environment},
+            env=self._environment(),
             **{"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
 
     def run(self, *arguments: object, stdin: str = "", seconds: float = 50) -> Done:
+        """What became of the command: in a process of its own, which has the modules already where that can be."""
+        if self._prepared is None or any(name.startswith(FRESH) for name in self.environment):
+            return self.run_fresh(*arguments, stdin=stdin, seconds=seconds)
+        texts = [str(argument) for argument in arguments]
+        return Done(texts, *self._prepared.run(texts, self.path, self._environment(), stdin, seconds))
+
+    def run_fresh(self, *arguments: object, stdin: str = "", seconds: float = 50) -> Done:
         process = self.start(*arguments)
         try:
             out, err = process.communicate(stdin, timeout=seconds)
@@ -122,10 +132,24 @@ class Folder:
             process.wait()
         return Done(process.args, process.returncode, out, err)
 
+    def _environment(self) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("POOLTABLE_")}
+        return {**ours, **self.environment}
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Prepared | None]:
+    if pytestconfig.getoption("everything"):
+        yield None
+        return
+    prepared = Prepared(tmp_path_factory.mktemp("prepared"))
+    yield prepared
+    prepared.end()
+
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def folder(tmp_path: Path, prepared: Prepared | None) -> Folder:
+    return Folder(tmp_path, prepared)
 
 
 @pytest.fixture

@@ -248,13 +248,13 @@ def test_a_command_in_this_process_ends_with_ctrl_c(texts: Any, options: list[st
     while not (texts.path / "pid").exists() or not (texts.path / "pid").read_text():
         assert time.monotonic() < until
         time.sleep(0.02)
-    while process.poll() is None:
+    pid = int((texts.path / "pid").read_text())
+    while psutil.pid_exists(pid):  # no longer: Ctrl-C pressed while Python itself ends has another exit code
         assert time.monotonic() < until
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
-    process.communicate(timeout=10)
+    process.communicate(timeout=20)
     assert process.returncode == (3 if "run" in options else 130)
-    assert not psutil.pid_exists(int((texts.path / "pid").read_text()))
     assert rows(texts, "status") == [("PENDING",)]
 
 

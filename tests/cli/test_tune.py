@@ -77,6 +77,7 @@ def contents(folder: Any) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+@pytest.mark.alone
 def test_the_best_flags_are_printed_with_what_they_gain_and_nothing_is_written(rows: Any) -> None:
     before = contents(rows)
     done = rows.run("tune", "models:predict", "-p", "1", "--threads", "1", "--batch", "32", "--seconds", "4", "--json")
