@@ -11,7 +11,7 @@ from typing import Any
 from pooltable.table import jobs, schema
 from pooltable.table.database import Connection, Database
 from pooltable.table.statements import Statements
-from pooltable.table.states import Status, word_text
+from pooltable.table.states import Status
 
 COUNTED = 1_000_000  # rows that are counted exactly
 INDEX_FROM = 10_000  # rows from which on a claim without its index is slow enough to speak of
@@ -71,9 +71,10 @@ class Looker:
 
     def _no_pending(self, words: Iterable[Any]) -> str:
         m = self._s.mapping
+        found = ["NULL" if word is None else repr(word) for word in (*words, m.words.pending)]
         return (
-            f"{m.name}.{m.status.name} holds {' and '.join(map(word_text, words))}; none is the pending word"
-            f" {word_text(m.words.pending)}: say which one is, with --pending or Words(pending=...)"
+            f"{m.name}.{m.status.name} holds {' and '.join(found[:-1])}; none is the pending word {found[-1]}: say"
+            " which one is, with --pending or Words(pending=...)"
         )
 
     def _words(self, c: Connection) -> tuple[dict[Any, int | None], int]:
