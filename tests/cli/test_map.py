@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,21 @@ def test_the_job_log_has_the_columns_of_gnu_parallel(folder: Any) -> None:
     assert 0.9 < float(cells["slow"][3]) < 5
     assert len(out(done)) == 4
     assert "ended after 1 s" in done.stderr
+
+
+def test_json_has_a_line_for_each_end_with_what_was_printed(folder: Any) -> None:
+    script = "[ $1 = silent ] || echo out $1; [ $1 != bad ] || exit 3"
+    done = folder.run("map", "-k", "--json", "sh", "-c", script, "sh", ":::", "a", "silent", "bad")
+    assert done.returncode == 1
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["arguments"], one["exit"], one["output"]) for one in found] == [
+        (["a"], 0, "out a\n"),
+        (["silent"], 0, ""),
+        (["bad"], 3, "out bad\n"),
+    ]
+    assert all(one["command"].endswith(one["arguments"][0]) for one in found)
+    ago = datetime.now(UTC) - datetime.fromisoformat(found[0]["started"])
+    assert 0 <= ago.total_seconds() < 60
 
 
 def test_a_time_limit_leaves_nothing_running(folder: Any) -> None:

@@ -63,3 +63,10 @@ def test_a_shell_completes_options_also_those_that_only_help_all_shows() -> None
         context = run.make_context("run", [], parent=above, resilient_parsing=True)
         found = {one.value for one in run.shell_complete(context, "--p")}
     assert {"--processes", "--pending", "--poll", "--preload"} <= found
+
+
+def test_every_command_but_the_demonstration_tells_programs_what_came_out() -> None:
+    without = [
+        name for name, command in GROUP.commands.items() if not any("--json" in one.opts for one in command.params)
+    ]
+    assert without == ["demo"]

@@ -74,6 +74,9 @@ def map_(
     tag: Annotated[
         bool, typer.Option("--tag", help="Arguments and a tab before each line.", rich_help_panel=OUTPUT)
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A line of JSON for each command and its output.", rich_help_panel=OUTPUT)
+    ] = False,
     job_log: Annotated[
         str | None,
         typer.Option("--joblog", metavar="FILE", help="A line for each command that ended.", rich_help_panel=OUTPUT),
@@ -169,7 +172,7 @@ def map_(
         return _show(task, given, set() if again else rows.over(with_failed=not retry_failed))
     log = JobLog(job_log) if job_log is not None else None
     taken = rows.take(template.text, given, again)
-    work = _Work(task, rows, taken, log, when, keep_order, tag, quiet)
+    work = _Work(task, rows, taken, log, when, keep_order, tag, as_json, quiet)
     return work.run(processes, time_limit, fails, retry_failed)
 
 
@@ -221,6 +224,7 @@ class _Work:
         halt: Halt | int,
         keep_order: bool,
         tag: bool,
+        as_json: bool,
         quiet: bool,
     ) -> None:
         self._task = task
@@ -230,6 +234,7 @@ class _Work:
         self._halt = halt
         self._keep_order = keep_order
         self._tag = tag
+        self._as_json = as_json
         self._quiet = quiet
 
     def run(self, processes: int | None, time_limit: float | None, fails: int, retry_failed: bool) -> int:
@@ -281,6 +286,7 @@ class _Work:
             total=len(self._taken.left),
             order=self._taken.left if self._keep_order else None,
             tag=self._tag,
+            as_json=self._as_json,
             job_log=self._job_log,
             halt=self._halt if isinstance(self._halt, Halt) else None,
         )

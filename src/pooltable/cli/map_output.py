@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pooltable.arguments import HERE, Given, MappedCommandFailed, Ran, output_of
+from pooltable.cli.show import at_plain, plain
 from pooltable.errors import SettingError, TimeLimitExceeded, WorkerLost, describe
 
 _HALT = re.compile(r"(?P<when>now|soon),(?P<what>fail|success|done)=(?P<count>[1-9]\d*)(?P<percent>%?)")
@@ -82,6 +83,15 @@ class JobLog:
             raise SettingError(f"--joblog: cannot write to {self._file.name!r}: {error.strerror}") from None
 
 
+@dataclass(frozen=True)
+class End:
+    """How a command ended, in the terms of GNU parallel's job log: exit -1 where it was ended or never ran."""
+
+    ran: Ran
+    code: int
+    signal: int
+
+
 class Results:
     """Takes the ends of the commands; `order` is the seq of each in which output is to be printed, None: as it comes.
 
@@ -98,6 +108,7 @@ class Results:
         total: int,
         order: Sequence[int] | None = None,
         tag: bool = False,
+        as_json: bool = False,
         job_log: JobLog | None = None,
         halt: Halt | None = None,
     ) -> None:
@@ -110,8 +121,9 @@ class Results:
         self._total = total
         self._order = list(order or ())[::-1]  # the next one comes last
         self._keeps_order = order is not None
-        self._held: list[tuple[int, int, Given]] = []
+        self._held: list[tuple[int, int, Given, End]] = []
         self._tag = tag
+        self._as_json = as_json
         self._job_log = job_log
         self._halt = halt
         self._succeeded = self._failed = 0
@@ -119,7 +131,7 @@ class Results:
     def done(self, row: Any, ran: Ran) -> None:
         """The callback for a row that is DONE."""
         self._succeeded += 1
-        self._ended(row, ran, 0, 0)
+        self._ended(row, End(ran, 0, 0))
 
     def failed(self, row: Any, error: BaseException) -> None:
         """The callback for a row that FAILED."""
@@ -136,7 +148,7 @@ class Results:
                 number = max(0, -(error.exitcode or 0)) if isinstance(error, WorkerLost) else 0
                 ran, code = Ran(time.time(), 0.0), -1
                 self._complain(f"{describe(error).reason}: {self._named(given)}")
-        self._ended(row, ran, code, number)
+        self._ended(row, End(ran, code, number))
 
     def close(self) -> None:
         """Print what was held back for others that did not end."""
@@ -146,29 +158,32 @@ class Results:
     def _named(self, given: Given) -> str:
         return f"{given.host}: {self._command(given)}" if given.host else self._command(given)
 
-    def _ended(self, row: Any, ran: Ran, code: int, number: int) -> None:
+    def _ended(self, row: Any, end: End) -> None:
         given = _given(row)
         size = 0
         with suppress(OSError):
             size = os.stat(output_of(self._outputs, row.id)).st_size
         if self._keeps_order:
-            heapq.heappush(self._held, (given.seq, row.id, given))
+            heapq.heappush(self._held, (given.seq, row.id, given, end))
             while self._held and self._order and self._held[0][0] <= self._order[-1]:
                 if self._held[0][0] == self._order[-1]:
                     self._order.pop()
                 self._print(*heapq.heappop(self._held)[1:])
         else:
-            self._print(row.id, given)
+            self._print(row.id, given, end)
         if self._halt is not None and not self.halted:
             self.halted = self._halt.reached(self._succeeded, self._failed, self._total)
             if self.halted:
                 self._stop(self._halt.now)
         if self._job_log is not None:
             # Last, because it may raise, when the disk is full.
-            self._job_log.write(given, ran, size, code, number, self._command(given))
+            self._job_log.write(given, end.ran, size, end.code, end.signal, self._command(given))
 
-    def _print(self, id: int, given: Given) -> None:
+    def _print(self, id: int, given: Given, end: End) -> None:
         path = output_of(self._outputs, id)
+        if self._as_json:
+            self._print_json(path, given, end)
+            return
         try:
             with open(path, "rb") as out:
                 os.unlink(path)
@@ -177,9 +192,38 @@ class Results:
         except FileNotFoundError:
             pass  # it never began, or printed nothing
         except OSError as error:
-            # Nobody reads on, or the disk is full: to run more commands for that would be in vain.
-            self.unwritable = error
-            self._stop(True)
+            self._stop_writing(error)
+
+    def _print_json(self, path: str, given: Given, end: End) -> None:
+        """One line: what was run, how it ended, and what it printed."""
+        try:
+            printed = Path(path).read_bytes()
+            os.unlink(path)
+        except FileNotFoundError:
+            printed = b""
+        told = {
+            "seq": given.seq,
+            "host": given.host or HERE,
+            "arguments": [plain(one) for one in given.arguments],
+            "command": plain(self._command(given)),
+            "exit": end.code,
+            "signal": end.signal,
+            "started": at_plain(end.ran.started),
+            "seconds": round(end.ran.seconds, 6),
+            "output": printed.decode("utf-8", "backslashreplace"),
+        }
+        if self.unwritable is not None or sys.stdout is None:
+            return
+        try:
+            sys.stdout.write(json.dumps(told, ensure_ascii=False) + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            self._stop_writing(error)
+
+    def _stop_writing(self, error: OSError) -> None:
+        """Nobody reads on, or the disk is full: to run more commands for that would be in vain."""
+        self.unwritable = error
+        self._stop(True)
 
 
 def _given(row: Any) -> Given:
