@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pooltable import WorkerLost
+from pooltable import RemoteError, WorkerLost
 from pooltable.pool import buffers
 from pooltable.pool.buffers import LARGE, Parcel, Received
 from tests.pool import helpers
 from tests.pool.conftest import MakeExecutor, MakePool
 from tests.pool.helpers import until
+from tests.pool.test_faults import environment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memory files")
 
@@ -229,3 +233,84 @@ def test_a_parcel_holds_the_pickle_and_its_buffers(parcel: Parcel) -> None:
 
 def test_a_small_value_is_no_parcel() -> None:
     assert buffers.dumps([1, 2]) == pickle.dumps([1, 2], 5)
+
+
+# ---- few descriptors
+
+FEW = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+from pooltable import Pool
+from tests.pool.test_buffers import Block, make, make_several, weigh
+
+def is_open():
+    return len(os.listdir("/proc/self/fd"))
+
+if __name__ == "__main__":
+    with Pool(2, context={method!r}) as pool:
+        pool.apply(abs, (1,))
+        before = is_open()
+        kept = pool.starmap(make, [(1 << 18, number % 256) for number in range(200)], 1)
+        assert all(block.view()[-1] == number % 256 for number, block in enumerate(kept))
+        assert is_open() - before <= {limit} // 4, (is_open(), before)
+        assert pool.map(weigh, kept, 1) == [(1 << 18,)] * 200
+        assert len(pool.apply(make_several, (1 << 18, 100))) == 100
+        assert len([open("/dev/null") for _ in range({limit} // 8)]) == {limit} // 8
+    pool.join()
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("limit", [64, 256])
+def test_with_few_descriptors_large_values_arrive_and_leave_some_to_the_program(
+    method: str, limit: int, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(FEW.format(method=method, limit=limit))
+    ran = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment(), timeout=50, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("done\n", "")
+
+
+_taken: list[int] = []
+
+
+def take_all_descriptors() -> None:
+    """None is left to this process."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _taken.append(soft)
+    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(number for number in numbers if number < 4096) + 1, hard))
+    try:
+        while True:
+            _taken.append(os.dup(2))
+    except OSError:
+        pass
+
+
+def give_descriptors_back() -> None:
+    limit, *taken = _taken
+    _taken.clear()
+    for number in taken:
+        os.close(number)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
+def test_a_large_value_for_which_no_descriptor_is_left_fails_its_call_alone(pool: MakePool) -> None:
+    p = pool(1)
+    before = p.apply(helpers.pid_of)
+    take_all_descriptors()
+    try:
+        with pytest.raises(RemoteError, match="no file descriptor was left"):
+            p.apply(make, (LARGE, 1))
+        assert p.apply(helpers.double, (2,)) == 4
+    finally:
+        give_descriptors_back()
+    block = make(LARGE, 1)
+    p.apply(take_all_descriptors)
+    with pytest.raises(OSError, match="no file descriptor was left"):
+        p.apply(weigh, (block,))
+    p.apply(give_descriptors_back)
+    assert p.apply(weigh, (block,)) == (LARGE,)
+    assert p.apply(helpers.pid_of) == before

@@ -12,20 +12,24 @@ kept, with their mappings, also while they belong to the other process.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
 import pickle
+import resource
 import weakref
 from sys import getrefcount
 from typing import Any
 
 # From here on a memory file is cheaper than the socket, also when it is a fresh one.
 LARGE = 1 << 17
-# So many memory files on their way, and so many mapped, in one process: each costs a descriptor, and before Python 3.13
-# another one as long as it is mapped. Beyond that the data is copied.
+# So many memory files on their way, and so many mapped, in one process: each costs a descriptor, and another one as
+# long as it is mapped. Beyond that, and beyond one in four of the descriptors that this process may have, data is
+# copied.
 _MOST_OPEN = 128
 _MOST_MAPPED = 256
+_PART_OF_DESCRIPTORS = 4
 # So many memory files, and so many bytes in them, are kept for the next message.
 _MOST_KEPT = 8
 _BYTES_KEPT = 128 << 20
@@ -41,6 +45,16 @@ _ours: dict[int, int] = {}
 _sample = {0: object()}
 _ALONE = getrefcount(_sample[0])  # what it says of a mapping in _kept that nobody has a view of
 _forks = 0  # how often this process was copied
+
+
+def _descriptors_left() -> int:
+    """How many more descriptors memory files may take."""
+    try:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except (OSError, ValueError):
+        limit = 0
+    most = limit // _PART_OF_DESCRIPTORS if limit > 0 else _MOST_OPEN + _MOST_MAPPED
+    return most - _open - len(_mapped) - len(_ours)
 
 
 class TooLarge(Exception):
@@ -110,6 +124,8 @@ class Parcel:
                 for piece, (start, end) in zip(pieces, places, strict=True):
                     view[start:end] = piece
             return
+        if _descriptors_left() < 1:
+            raise OSError("too few descriptors")
         self.fd = os.memfd_create("pooltable", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         _open += 1
         for piece, (start, _) in zip(pieces, places, strict=True):
@@ -161,7 +177,7 @@ class Received:
         self._sizes = sizes
         self._pieces: list[Any] | None = None
         _open += 1
-        if _open > _MOST_OPEN:
+        if _open > _MOST_OPEN or _descriptors_left() < 1:  # one for the mapping
             self._pieces = self._copy()
             self.close()
 
@@ -172,7 +188,7 @@ class Received:
         """What was pickled. Large arrays in it are views over memory that belongs to them alone. Called once."""
         pieces = self._pieces
         file = os.fstat(self._fd) if pieces is None else None
-        if file is None or (len(_mapped) >= _MOST_MAPPED and file.st_ino not in _kept):
+        if file is None or (file.st_ino not in _kept and (len(_mapped) >= _MOST_MAPPED or _descriptors_left() < 1)):
             pieces = pieces or self._copy()
             return pickle.loads(pieces[0], buffers=pieces[1:])
         # A child that was forked meanwhile has this file, too, and may load it: each must get memory of its own.
@@ -197,7 +213,9 @@ class Received:
         _open -= 1
         _kept[inode] = mapping
         _ours[inode] = fd
-        while len(_kept) > _MOST_KEPT or sum(len(each) for each in list(_kept.values())) > _BYTES_KEPT:
+        # A file that is kept takes two descriptors: half of what there is for all.
+        most = min(_MOST_KEPT, max(0, _descriptors_left() + 2 * len(_kept)) // 4)
+        while len(_kept) > most or sum(len(each) for each in list(_kept.values())) > _BYTES_KEPT:
             _let_go(next(iter(list(_kept))))
 
     def _copy(self) -> list[Any]:
@@ -220,6 +238,16 @@ class Received:
             os.close(fd)
 
     __del__ = close
+
+
+class Missing:
+    """Stands for a parcel that did not arrive, because this process had no descriptor left for it."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def load(self) -> Any:
+        raise OSError(errno.EMFILE, "no file descriptor was left for a large value; close files, or raise `ulimit -n`")
 
 
 # ---- files that are kept

@@ -21,12 +21,12 @@ from operator import itemgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from pooltable.pool.buffers import Received
+from pooltable.pool.buffers import Missing, Received
 from pooltable.pool.engine import GIVEN, LARGE, RAISED, RETURNED, Record, Sink
 from pooltable.pool.ledger import LEAVING, READY, Entry
 from pooltable.pool.poller import READ, WRITE, Poller
 from pooltable.pool.process import WorkerProcess
-from pooltable.pool.wire import NoMessage
+from pooltable.pool.wire import Channel, NoMessage
 
 if TYPE_CHECKING:
     from pooltable.pool.floor import Floor
@@ -165,8 +165,8 @@ class Hearing:
             answers, seconds, ended, dropped, leaving = message
         except (TypeError, ValueError):
             raise NoMessage("not what a message has in it") from None
-        if worker.channel.files:
-            answers = _with_files(answers, worker.channel.files)
+        if worker.channel.files or worker.channel.cut:
+            answers = _with_files(answers, worker.channel)
             worker.channel.received += sum(len(record[3]) for record in answers if record[1] == LARGE)
         with self._floor.lock:
             seat = worker.seat
@@ -279,11 +279,12 @@ def _belong_to(batch: dict[int, Entry], answers: list[Record], left: dict[int, A
     return numbers <= batch.keys() and left.keys() & batch.keys() <= numbers
 
 
-def _with_files(answers: list[Record], files: deque[int]) -> list[Record]:
+def _with_files(answers: list[Record], channel: Channel) -> list[Record]:
     """Records that came with memory files: values that only have sizes have one each."""
+    files = channel.files
     try:
         return [
-            (number, LARGE, seconds, Received(files.popleft(), payload))
+            (number, LARGE, seconds, Received(files.popleft(), payload) if files or not channel.cut else Missing())
             if kind == RETURNED and type(payload) is tuple
             else (number, kind, seconds, payload)
             for number, kind, seconds, payload in answers

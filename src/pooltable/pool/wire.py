@@ -33,6 +33,7 @@ _LONG = ord("L")
 _MOST_FILES = 253  # in one packet: the kernel's limit
 _FILES_ROOM = socket.CMSG_SPACE(_MOST_FILES * array.array("i").itemsize)
 _CLOSED_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+_CUT = getattr(socket, "MSG_CTRUNC", 0)
 _SIZE = struct.Struct("<cQ")
 _STREAM_SIZE = struct.Struct("<I")
 VERSION = 2  # of marshal: later ones look for repeated objects, which costs more than it saves here
@@ -79,7 +80,7 @@ class Channel:
     and NoMessage for what it cannot take.
     """
 
-    __slots__ = ("_buffer", "_buffers", "_filled", "_long", "_outbox", "_view", "files", "received", "socket")
+    __slots__ = ("_buffer", "_buffers", "_filled", "_long", "_outbox", "_view", "cut", "files", "received", "socket")
 
     def __init__(self, end: socket.socket) -> None:
         self.socket = end
@@ -89,6 +90,7 @@ class Channel:
         self._view = memoryview(self._buffer)
         self._outbox: deque[bytes | memoryview | tuple[bytes, list[Parcel]]] = deque()
         self.files: deque[int] = deque()  # those that came with the last message
+        self.cut = False  # it had more of them, for which there was no descriptor left
         self._long: memoryview | None = None
         self._filled = 0
         self.received = 0  # bytes so far, for people
@@ -167,8 +169,9 @@ class Channel:
             size, ancillary, flags, _ = self.socket.recvmsg_into(self._buffers, _FILES_ROOM, _CLOSED_ON_EXEC)
             if size == 0:
                 raise EOFError
+            self.cut = bool(flags & _CUT)
             if ancillary:
-                self._take_files(ancillary, flags)
+                self._take_files(ancillary)
             self.received += size
             if self._buffer[0] == _LONG:
                 self._long = _room_for(self._view[:size])
@@ -177,14 +180,12 @@ class Channel:
                 return _unpack(self._view[:size])
         return self._receive_long(self._long)
 
-    def _take_files(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+    def _take_files(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self.files.extend(fds)
-        if flags & socket.MSG_CTRUNC:
-            raise NoMessage("a memory file was lost on its way: this process has no descriptor left for it")
 
     def _receive_long(self, data: memoryview) -> Any:
         # A bounded number of packets at a time: the parent has other workers to listen to.

@@ -25,7 +25,7 @@ from time import perf_counter, sleep
 from typing import Any, NamedTuple
 
 from pooltable.pool import forked
-from pooltable.pool.buffers import LARGE, Parcel, Received, TooLarge, dumps as parcel, in_parcel, keep_small
+from pooltable.pool.buffers import LARGE, Missing, Parcel, Received, TooLarge, dumps as parcel, in_parcel, keep_small
 from pooltable.pool.slab import Slab, Tokens
 from pooltable.pool.wire import Channel, channel, pack
 
@@ -124,7 +124,7 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
     function: Any = None
     while (message := receive()) is not None:
         definitions, tokened, calls = message
-        if line.files:
+        if line.files or line.cut:
             calls = _with_files(calls, line)
         for definition in definitions:
             functions.append(_Late(definition))
@@ -224,7 +224,9 @@ def _threads_left() -> list[str]:
 def _with_files(calls: list[Any], line: Channel) -> list[Any]:
     """The calls of a message that came with memory files: those that only have sizes for arguments have one each."""
     return [
-        (number, name, Received(line.files.popleft(), payload) if type(payload) is tuple else payload)
+        (number, name, payload)
+        if type(payload) is not tuple
+        else (number, name, Received(line.files.popleft(), payload) if line.files else Missing())
         for number, name, payload in calls
     ]
 
