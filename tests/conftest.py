@@ -49,7 +49,7 @@ HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help = "also start every command of tests/cli in a Python of its own"
+    help = "every start method for every test of the pool, and a Python of its own for every command of tests/cli"
     parser.addoption("--everything", action="store_true", help=help)
 
 

@@ -19,7 +19,8 @@ from pooltable.demo import accident, clips
 pytest.importorskip("av")
 pytest.importorskip("rapidocr")
 
-PATIENCE = 50.0
+PATIENCE = 100.0  # each loads the models anew, on all cores
+pytestmark = pytest.mark.timeout(150)
 
 
 class Demo:
