@@ -325,6 +325,9 @@ class Loop:
         if not self._takes_more:
             return 0
         ready, held = self._crew.ready, len(self._hands)
+        if ready and self._plan.lets_workers_go:
+            # Those that were let go are called back for what is claimed, while the others are busy.
+            ready = self._plan.size
         room = self._hands.room.free(ready, held)
         # Many small claims cost more than a few large ones, so rows are fetched when half of them are gone.
         if held > ready and room < held:

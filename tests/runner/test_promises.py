@@ -476,3 +476,20 @@ def test_a_row_that_would_get_null_for_a_key_is_not_added(videos):
     assert videos.sql("SELECT content FROM page") == [("old",)]
     assert TaskTable(videos.url, "page").add([{"name": "a"}]) == 1
     assert TaskTable(videos.url, "made").add([{"content": "b"}]) == 1
+
+
+@pytest.mark.parametrize("forever", ["forever=True", "forever=False"])
+def test_a_row_that_comes_while_another_runs_gets_a_worker_also_after_idle_ones_were_let_go(videos, service, forever):
+    gate = videos.folder / "gate"
+    videos.add(f"gate:{gate}", "sleep:0.3")
+    running = service(
+        "by_content", f"processes=2, workers=Workers(idle_timeout=0.2), poll=0.2, {forever}, listeners=[print]"
+    )
+    wait_until(lambda: "WorkerEnded" in running.text())
+    videos.add("ok", "later:0.5")
+    wait_until(lambda: videos.status(3) == videos.status(4) == "DONE")
+    assert videos.status(1) == "DOING"
+    gate.touch()
+    wait_until(lambda: videos.status(1) == "DONE")
+    running.signal(signal.SIGTERM)
+    assert running.wait() == 0
