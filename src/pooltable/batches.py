@@ -4,8 +4,8 @@
                         raised  --> its rows, one by one     their own ends count
                   out of memory --> the two halves of it     and smaller batches from then on
 
-The ends of a batch travel as one list. Each is pickled by itself, so that a value that cannot travel is the trouble of
-its own row.
+The ends of a batch travel as one list. Each is converted by itself, so that a value that cannot be stored is the
+trouble of its own row.
 """
 
 from __future__ import annotations
@@ -13,20 +13,16 @@ from __future__ import annotations
 import gc
 import linecache
 import os
-import pickle
-import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from concurrent.futures import CancelledError
 from itertools import islice
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from pooltable import tasks
-from pooltable.errors import CannotStore, TaskError, WorkerLost
-from pooltable.outcomes import Outcome, Raised, Returned
-from pooltable.pool import engine, worker
-from pooltable.rows import Row
+from pooltable.errors import CannotStore, TaskError, WorkerLost, describe
+from pooltable.outcomes import CANCELLED, Outcome, Raised, Returned, RowOutcome
+from pooltable.rows import Row, key_text
 from pooltable.tasks import Attempt, Spec
 
 # A row on its way to a task: values, attempt, idempotency key; as `tasks.run_row` takes them.
@@ -34,39 +30,12 @@ Going = tuple[tuple[Any, ...], int, str]
 Batch = tuple[Going, ...]
 
 
-class End:
-    """How one row of a batch ended, and the seconds it took: its share, where it ran together with others."""
+class End(NamedTuple):
+    """How one row of a batch ended, None where it returned None; and the seconds it took: its share, where it ran
+    together with others."""
 
-    __slots__ = ("outcome", "seconds")
-
-    def __init__(self, outcome: Outcome, seconds: float) -> None:
-        self.outcome = outcome
-        self.seconds = seconds
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _loaded, (*_dumped(self.outcome), self.seconds)
-
-
-def _dumped(outcome: Outcome) -> tuple[int, Any]:
-    """As the pool's workers put it: never raises, whatever the value does when it is pickled."""
-    if isinstance(outcome, Raised):
-        return engine.RAISED, worker.describe(outcome.error, skip=0)
-    try:
-        try:
-            return engine.RETURNED, pickle.dumps(outcome.value, 5)
-        except Exception:
-            if "pooltable.pool.byvalue" not in sys.modules:
-                raise
-            from pooltable.pool import byvalue
-
-            return engine.RETURNED, byvalue.dumps(outcome.value)
-    except Exception as error:
-        return engine.RAISED, worker.describe(error, skip=0)
-
-
-def _loaded(kind: int, data: Any, seconds: float) -> End:
-    returned, value = engine.load((0, kind, 0.0, data))
-    return End(Returned(value) if returned else Raised(value), seconds)
+    ended: RowOutcome | None
+    seconds: float
 
 
 # ---- in a worker of ours, in a process of somebody else's executor, here
@@ -74,7 +43,8 @@ def _loaded(kind: int, data: Any, seconds: float) -> End:
 
 def run_batch(batch: Batch, leaving: Collection[int] = ()) -> list[End]:
     """Run the prepared task on these rows, in this process, unless this worker is one of those to be replaced."""
-    return run_batch_here(tasks.prepared(leaving), batch)
+    spec = tasks.prepared(leaving)
+    return _all(batch, CANCELLED, 0.0) if spec is None else run_batch_here(spec, batch)
 
 
 def run_batch_elsewhere(number: str, spec: bytes, batch: Batch) -> tuple[list[End], float]:
@@ -142,19 +112,20 @@ class _Work:
     def _part(self, batch: Batch) -> list[End]:
         if self._ruined:
             # Not run, so that costs them nothing.
-            return _all(batch, Raised(CancelledError()), 0.0)
+            return _all(batch, CANCELLED, 0.0)
         began = perf_counter()
         error: BaseException
         try:
             outcomes = call(self._spec, batch)
-        except KeyboardInterrupt:
-            raise
         except BaseException as raised:
+            if tasks.is_a_stop(raised):
+                raise
             error = raised
         else:
             self._went_through = max(self._went_through, len(batch))
+            ended = [_ended(self._spec, outcome) for outcome in outcomes]
             share = (perf_counter() - began) / len(batch)
-            return [End(outcome, share) for outcome in outcomes]
+            return [End(each, share) for each in ended]
         seconds = perf_counter() - began
         self._ruined = tasks.ruins_the_worker(error)
         ran_out = tasks.is_out_of_memory(error)
@@ -162,11 +133,17 @@ class _Work:
             self._row_ran_out |= ran_out
             if isinstance(error, MemoryError):
                 tasks.recycle()
-            return [End(Raised(error), seconds)]
+            return [End(tasks.failed(self._spec, error), seconds)]
         if self._ruined:
             # Who of them did it shows when each runs alone; they would all fail in this process.
-            told = f"{type(error).__name__}: {error}"
-            return _all(batch, Raised(WorkerLost(os.getpid(), None, told)), seconds)
+            told = describe(error).reason
+            return [
+                End(
+                    tasks.failed(self._spec, WorkerLost(os.getpid(), None, told, self._doing(row))),
+                    seconds / len(batch),
+                )
+                for row in batch
+            ]
         # Its traceback holds everything that the task had in memory.
         del error
         if ran_out:
@@ -176,9 +153,24 @@ class _Work:
             return self._part(batch[:half]) + self._part(batch[half:])
         return [end for row in batch for end in self._part((row,))]
 
+    def _doing(self, row: Going) -> str:
+        values, attempt, _ = row
+        return f"row {key_text(values[: self._spec.key_size])} (attempt {attempt})"
 
-def _all(batch: Batch, outcome: Outcome, seconds: float) -> list[End]:
-    return [End(outcome, seconds / len(batch)) for _ in batch]
+
+def _all(batch: Batch, ended: RowOutcome, seconds: float) -> list[End]:
+    return [End(ended, seconds / len(batch)) for _ in batch]
+
+
+def _ended(spec: Spec, outcome: Outcome) -> RowOutcome | None:
+    if isinstance(outcome, Raised):
+        return tasks.failed(spec, outcome.error)
+    try:
+        return tasks.kept(spec, outcome.value)
+    except BaseException as error:
+        if tasks.is_a_stop(error):
+            raise
+        return tasks.failed(spec, error)
 
 
 def _outcomes(task: Callable[[Any], Any], rows: list[Row]) -> Sequence[Outcome]:

@@ -177,6 +177,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("forever", "switch", False, "Go on for ever and take new rows as they come."),
         Setting("poll", "number", 2.0, "Seconds between looks for new rows while there is nothing to do.", least=0.001),
         Setting("max_rows", "count", None, "Take at most so many rows.", least=1),
+        Setting("drop_results", "switch", False, "Drop what the task returns, where no column is named for it."),
         Setting("batch", "count", 1, "Rows that the function gets at once.", least=1),
         Setting("time_limit", "number", None, "Seconds that a call may run before it is killed.", least=0.001),
         Setting("initializer", "text", None, "app:function, called once in each worker."),

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -109,7 +109,8 @@ class Crew(Protocol):
         """See to it that so many workers are there or coming."""
 
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
-        """Run the task on this row; its answer carries the number that is returned."""
+        """Run the task on this row; its answer carries the number that is returned, and how the row ended: None where
+        the task returned None."""
 
     def send_batch(self, batch: Batch) -> int:
         """Run the task on these rows; its answer has one `batches.End` for each."""
@@ -285,7 +286,7 @@ class ThisProcess:
 
     def __init__(self, spec: Spec, inbox: Inbox, requests: StopRequests) -> None:
         self.inbox = inbox
-        self._spec = spec
+        self._spec = replace(spec, travels=False)
         self._requests = requests
         self._calls: deque[tuple[int, Callable[..., Any], tuple[Any, ...]]] = deque()
         self._numbers = count(1)
@@ -373,7 +374,8 @@ class SomebodysExecutor:
         # task imports its module, which may need what the setup does.
         self._spec = (uuid4().hex, cloudpickle.dumps((setup, cloudpickle.dumps(spec))))
         self._numbers = count(1)
-        # Of what the function returned and the seconds it took there.
+        tasks.begin_elsewhere(self._spec[0])
+        # Of how the row ended, or the rows, and the seconds it took there.
         self._futures: dict[int, Future[tuple[Any, float]]] = {}
 
     @property
@@ -446,3 +448,4 @@ class SomebodysExecutor:
         while self._futures and patient():
             wait(list(self._futures.values()), LOOK_SECONDS)
         self._futures.clear()
+        tasks.end_elsewhere(self._spec[0])

@@ -4,6 +4,7 @@
     ├── UsageError                 what was asked for cannot work; nothing was changed            exit 2
     │   ├── SettingError           an option, a setting or a file of settings
     │   ├── TaskError              the task cannot be found, imported or called
+    │   ├── ResultDropped          the task returns values, and nobody said where they go; its row is PENDING again
     │   └── MappingError           the table, its key, columns or status words do not fit
     ├── DatabaseError              the database refuses or is gone                                exit 4
     │   ├── DatabaseUnavailable    it cannot be reached, or its patience ran out
@@ -61,6 +62,22 @@ class SettingError(UsageError):
 
 class TaskError(UsageError):
     """The task cannot be found, imported or called."""
+
+
+class ResultDropped(UsageError):
+    """A task returned a value that has no column and no callback to go to; its row is PENDING again.
+
+    Attributes: `key`, the row's, as text; `table`, its name.
+    """
+
+    def __init__(self, key: str, table: str) -> None:
+        self.key = key
+        self.table = table
+        super().__init__(
+            f"the task returned a value for row {key} of {table!r}, and no column takes it: name one with --result or"
+            " --write (in Python result=, write=, or callback=), or say --drop-results (drop_results=True); the row is"
+            " PENDING again"
+        )
 
 
 class MappingError(UsageError):
@@ -199,37 +216,45 @@ class Described(NamedTuple):
 
 
 def describe(error: BaseException) -> Described:
-    """The error in words, whatever its own `__str__` does; the remote traceback where there is one."""
+    """The error in words, whatever its own methods do."""
     kind = _kind_of(error)
     try:
-        text = error.message if isinstance(error, RemoteError) else str(error)
-    except Exception:
-        text = "(its __str__ raised)"
+        # Of no class that was made from str, whose methods would be asked later.
+        text = str.__str__(error.message if isinstance(error, RemoteError) else str(error))
+    except BaseException as second:
+        text = f"(its __str__ raised {type(second).__name__})"
     first = text.strip().splitlines()[0] if text.strip() else ""
     speaks_for_itself = isinstance(error, PooltableError) and not isinstance(error, RemoteError)
     reason = first if speaks_for_itself and first else f"{kind}: {first}" if first else kind
-    return Described(kind, reason, _detail(error, reason))
+    if isinstance(error, RemoteError):
+        detail = str.__str__(error.traceback) or reason
+    else:
+        detail = text if speaks_for_itself else _traceback_of(error) or reason
+    return Described(kind, reason, detail)
 
 
 def _kind_of(error: BaseException) -> str:
     if isinstance(error, RemoteError):
-        return error.type_name
+        return str.__str__(error.type_name)
     if isinstance(error, CommandFailed):
-        return error.kind
+        return str.__str__(error.kind)
     kind = type(error)
     own = kind.__module__ in ("builtins", "pooltable.errors", "__main__", "__mp_main__")
-    return kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{kind.__qualname__}" if own else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _detail(error: BaseException, reason: str) -> str:
-    if isinstance(error, RemoteError):
-        return error.traceback or reason
-    if isinstance(error, PooltableError):
-        return str(error)
-    remote = getattr(error.__cause__, "tb", None)  # RemoteTraceback of the standard library, which is what pools attach
-    if isinstance(remote, str):
-        return remote.strip().strip('"').strip()
+# Who stands above the task in its traceback.
+_RUNNING_IT = ("pooltable.tasks", "pooltable.batches")
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Its traceback from the user's own first frame on: ours above it explain nothing."""
     try:
-        return "".join(traceback.format_exception(error)).rstrip()
-    except Exception:
-        return reason
+        step = error.__traceback__
+        while step is not None and step.tb_next is not None:
+            if step.tb_frame.f_globals.get("__name__") not in _RUNNING_IT:
+                break
+            step = step.tb_next
+        return "".join(traceback.format_exception(type(error), error, step)).rstrip()
+    except BaseException:
+        return ""

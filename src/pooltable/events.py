@@ -148,9 +148,9 @@ class Noticed(Event):
     """Something the user should know before or during the run, once a run.
 
     `what` is one of: "foreign doing rows" (count), "rows left as doing" (count), "rows without a key" (count), "index
-    missing" (name: SQL to make it), "value dropped" (name: key),
-    "row marked by the task" (name: key), "row overwritten" (name: key), "file system unsafe" (name), "result unused",
-    "large columns" (count: bytes), "file replaced", "listener failed" (name: error), "callback failed" (name: error).
+    missing" (name: SQL to make it), "row marked by the task" (name: key), "row overwritten" (name: key), "file system
+    unsafe" (name), "result unused", "large columns" (count: bytes), "file replaced", "listener failed" (name: error),
+    "callback failed" (name: error).
     """
 
     what: str

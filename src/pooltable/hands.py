@@ -5,7 +5,8 @@
         |        +-- gathered to a batch, where asked for   | +--> locked by another transaction: again, later
         +---- gone, or not wanted any more -----------------+
 
-Only the runner's thread touches them; the database's side of every step is the runner's.
+Only the runner's thread touches them; the database's side of every step is the runner's. Of what a task returned or
+raised it sees plain values and words: nothing of a row's is rebuilt here, or asked, that could stop the thread.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import pickle
 import random
 import time
 from collections.abc import Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pooltable.batches import End, Going
 from pooltable.crew import Answer, Crew, Inbox
-from pooltable.errors import CannotStore, Fail, Later, TimeLimitExceeded, WorkerLost
-from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.errors import CannotStore, TimeLimitExceeded, WorkerLost
+from pooltable.outcomes import CANCELLED, NOTHING, Failure, Raised, RowOutcome, Stored, failure_of
 from pooltable.pace import Room, Streaks
 from pooltable.reporter import Ended, Reporter
-from pooltable.rows import Row
+from pooltable.rows import Row, key_text
 from pooltable.table.states import Claim, Fate, Finish, Released, Retry, judge
 from pooltable.tasks import mark_of
 
@@ -49,9 +50,12 @@ Sent = tuple[Held, ...]  # what the crew was given in one call and has not answe
 class Hands:
     """Every row of a run that was claimed and is not written yet, in the order of its way."""
 
-    def __init__(self, crew: Crew, inbox: Inbox, reporter: Reporter, retry: Retry, batch: int = 1) -> None:
+    def __init__(
+        self, crew: Crew, inbox: Inbox, reporter: Reporter, retry: Retry, batch: int = 1, drop_results: bool = False
+    ) -> None:
         self.room = Room(batch)
         self._batch = batch
+        self._drop_results = drop_results
         self._crew = crew
         self._inbox = inbox
         self._reporter = reporter
@@ -65,6 +69,7 @@ class Hands:
         self._bytes = 0  # of what was gathered and sent
         self._ended: list[Ended] = []
         self._ended_since = 0.0
+        self.dropped: Claim | None = None  # the first row whose value has nowhere to go
 
     def __len__(self) -> int:
         """How many rows wait for their turn or run."""
@@ -169,7 +174,7 @@ class Hands:
             self._bytes += sum(held.size for held in sent)
 
     def _cannot_run(self, claim: Claim, error: Exception) -> None:
-        outcome = Raised(CannotStore(f"the row cannot be given to the task: {type(error).__name__}: {error}"))
+        outcome = failure_of(CannotStore(f"the row cannot be given to the task: {type(error).__name__}: {error}"))
         self._note(Finish(claim, judge(outcome, claim, self._retry)), None, outcome)
 
     # ---- what is not wanted any more
@@ -228,33 +233,44 @@ class Hands:
         if count:
             self.room.saw_rows(count, seconds)
 
-    def _ends_of(self, sent: Sent, answer: Answer) -> Sequence[tuple[Held, Outcome, float]]:
+    def _ends_of(self, sent: Sent, answer: Answer) -> Sequence[tuple[Held, RowOutcome, float]]:
         """How each row of a call ended, and in how many seconds."""
         outcome = answer.outcome()
+        if isinstance(outcome, Raised):
+            error = outcome.error
+            if len(sent) > 1 and isinstance(error, TimeLimitExceeded):
+                # Which of them took the time shows when each runs alone.
+                told = f"the batch of {len(sent)} rows ran longer than its time limit of {error.seconds:g} s"
+                error = WorkerLost(answer.pid or 0, None, told)
+            seconds = answer.seconds / len(sent)
+            return [(held, _failure_of(held.claim, error), seconds) for held in sent]
         if self._batch == 1:
-            return ((sent[0], outcome, answer.seconds),)
-        if isinstance(outcome, Returned):
-            ends: list[End] = outcome.value  # type: ignore[assignment]
-            return [(held, end.outcome, end.seconds) for held, end in zip(sent, ends, strict=True)]
-        if len(sent) > 1 and isinstance(outcome.error, TimeLimitExceeded):
-            # Which of them took the time shows when each runs alone.
-            told = f"the batch of {len(sent)} rows ran longer than its time limit of {outcome.error.seconds:g} s"
-            outcome = Raised(WorkerLost(answer.pid or 0, None, told))
-        return [(held, outcome, answer.seconds / len(sent)) for held in sent]
+            return ((sent[0], self._taken(sent[0].claim, outcome.value), answer.seconds),)
+        ends: list[End] = outcome.value  # type: ignore[assignment]
+        return [(held, self._taken(held.claim, end.ended), end.seconds) for held, end in zip(sent, ends, strict=True)]
 
-    def _judge_worker(self, pid: int | None, outcome: Outcome) -> None:
-        error = outcome.error if isinstance(outcome, Raised) else None
-        if pid is None or isinstance(error, Fail | Later | CancelledError):
+    def _taken(self, claim: Claim, ended: Any) -> RowOutcome:
+        """What a worker told of a row; None says that the task returned None."""
+        if ended is None:
+            return NOTHING
+        if isinstance(ended, Stored) and ended.dropped and not self._drop_results:
+            # Nothing is lost that way: the row is run again where its value has a place.
+            self.dropped = self.dropped or claim
+            return CANCELLED
+        return ended  # type: ignore[no-any-return]
+
+    def _judge_worker(self, pid: int | None, outcome: RowOutcome) -> None:
+        how = outcome.how if isinstance(outcome, Failure) else None
+        if pid is None or how in ("fail", "later", "cancelled"):
             return  # none of these tells anything about a worker
-        if isinstance(error, WorkerLost):
+        if how == "lost":
             self._streaks.forget(pid)
-        elif self._streaks.saw(pid, failed=error is not None):
+        elif self._streaks.saw(pid, failed=how is not None):
             self._crew.replace(pid)
 
-    def _finish_of(self, claim: Claim, answer: Answer, outcome: Outcome, seconds: float, sent: Sent) -> Finish:
-        if isinstance(outcome, Returned):
+    def _finish_of(self, claim: Claim, answer: Answer, outcome: RowOutcome, seconds: float, sent: Sent) -> Finish:
+        if isinstance(outcome, Stored):
             return Finish(claim, judge(outcome, claim, self._retry), seconds, answer.worker)
-        outcome = Raised(_about(claim, outcome.error))
         log = self._reporter.log_of(answer.pid, claim.key, claim.attempt)
         if not log and len(sent) > 1:
             # It did not run alone: what the whole batch has printed.
@@ -267,7 +283,7 @@ class Hands:
         verdict = judge(outcome, claim, retry, random.random())
         return Finish(claim, verdict, seconds, answer.worker, log)
 
-    def _note(self, finish: Finish, row: Row | None, outcome: Outcome | None, shared: bool = False) -> None:
+    def _note(self, finish: Finish, row: Row | None, outcome: RowOutcome | None, shared: bool = False) -> None:
         if not self._ended:
             self._ended_since = time.monotonic()
         self._ended.append(Ended(finish, row, outcome, 0.0, shared))
@@ -311,15 +327,15 @@ def _bytes_of(row: Row) -> int:
     return size
 
 
-def _is_lost(outcome: Outcome) -> bool:
-    return isinstance(outcome, Raised) and isinstance(outcome.error, WorkerLost)
+def _is_lost(outcome: RowOutcome) -> bool:
+    return isinstance(outcome, Failure) and outcome.how == "lost"
 
 
-def _about(claim: Claim, error: BaseException) -> BaseException:
+def _failure_of(claim: Claim, error: BaseException) -> Failure:
     """The pool's errors speak of calls; a row's reason names the row."""
-    doing = f"row {', '.join(map(str, claim.key))} (attempt {claim.attempt})"
+    doing = f"row {key_text(claim.key)} (attempt {claim.attempt})"
     if isinstance(error, WorkerLost):
-        return WorkerLost(error.pid, error.exitcode, error.cause, doing)
-    if isinstance(error, TimeLimitExceeded):
-        return TimeLimitExceeded(error.seconds, doing)
-    return error
+        error = WorkerLost(error.pid, error.exitcode, error.cause, doing)
+    elif isinstance(error, TimeLimitExceeded):
+        error = TimeLimitExceeded(error.seconds, doing)
+    return failure_of(error, error)

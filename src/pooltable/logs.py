@@ -76,10 +76,6 @@ NOTICES: dict[str, tuple[int, str]] = {
         WARNING,
         "without an index, claims get slower as the table grows; make it with `pooltable init --index` or: {name}",
     ),
-    "value dropped": (
-        WARNING,
-        "the task returned a value for row {name}, and no column takes it: name one with --write or --result",
-    ),
     "row marked by the task": (
         WARNING,
         "the task wrote the status of row {name} itself; remove the lines that do it, for pooltable does",

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 
 from pooltable.census import Census
 from pooltable.crew import Crew, Inbox
-from pooltable.errors import DatabaseError, DatabaseUnavailable
+from pooltable.errors import DatabaseError, DatabaseUnavailable, ResultDropped
 from pooltable.events import Halted, RowsClaimed, RunEnded, RunStarted, Stopping, Summary
 from pooltable.hands import GATHER_SECONDS, Hands
 from pooltable.pace import Appetite, Ladder, Pace, Step
 from pooltable.patience import Patience
 from pooltable.reporter import Reporter
+from pooltable.rows import key_text
 from pooltable.signals import StopRequests
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look
@@ -49,6 +50,7 @@ class Plan:
     poll: float
     max_rows: int | None
     lets_workers_go: bool
+    drop_results: bool
 
     def workers_for(self, rows: int) -> int:
         """How many workers find something to do in so many rows."""
@@ -76,7 +78,7 @@ class Loop:
         self._requests = requests
         self._reporter = reporter
         self._patience = Patience(plan.pace, requests, reporter.tell)
-        self._hands = Hands(crew, inbox, reporter, plan.retry, plan.batch)
+        self._hands = Hands(crew, inbox, reporter, plan.retry, plan.batch, plan.drop_results)
         self._upkeep = Upkeep(
             lease, self._patience, plan.lease_seconds, plan.retry, reporter, inbox.wake, crew.send_until
         )
@@ -97,6 +99,7 @@ class Loop:
             while not self._over():
                 self._keep_the_lease()
                 self._hands.collect()
+                self._refuse_to_drop()
                 self._exchange()
                 self._send()
                 self._reporter.show(len(self._hands))
@@ -278,6 +281,12 @@ class Loop:
         if lost > 0:
             self._reporter.notice("rows left as doing", lost)
         return max(0, lost)
+
+    def _refuse_to_drop(self) -> None:
+        """End the run where the task returned a value that no column and no callback takes: nobody said that they want
+        it computed and thrown away. The row is given back."""
+        if self._hands.dropped is not None:
+            raise ResultDropped(key_text(self._hands.dropped.key), self._table.name)
 
     # ---- the lease
 

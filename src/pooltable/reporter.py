@@ -1,6 +1,7 @@
 """Tells the world what a run does: events to listeners, ends to callbacks, numbers to the tally.
 
-Listeners and callbacks run on threads of their own, in order; the runner's loop never waits for one of them.
+Listeners and callbacks run on threads of their own, in order; the runner's loop never waits for one of them. A value or
+an error that a callback gets is rebuilt there.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pooltable.aside import Aside
-from pooltable.errors import CannotStore, Fail
+from pooltable.errors import CannotStore, describe
 from pooltable.events import (
     Event,
     Listener,
@@ -28,10 +29,11 @@ from pooltable.events import (
     WorkerDoing,
     WorkerEnded,
 )
-from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.outcomes import Failure, Pickled, RowOutcome, Stored
 from pooltable.pace import Burst
+from pooltable.pool import engine
 from pooltable.pool.capture import Reader
-from pooltable.rows import Row
+from pooltable.rows import Row, key_text
 from pooltable.table import identity
 from pooltable.table.states import Fate, Finish
 from pooltable.tally import Tally
@@ -53,13 +55,13 @@ class Ended:
 
     finish: Finish
     row: Row | None
-    outcome: Outcome | None
+    outcome: RowOutcome | None
     not_before: float = 0.0
     shared: bool = False
 
 
 class Reporter:
-    """What a run tells, counts and shows. `results_are_kept`: values have a column to go to."""
+    """What a run tells, counts and shows."""
 
     def __init__(
         self,
@@ -67,7 +69,6 @@ class Reporter:
         callback: Callback | None,
         error_callback: Callable[[Row, BaseException], object] | None,
         halt: int,
-        results_are_kept: bool,
     ) -> None:
         self.tally = Tally(time.monotonic())
         self.burst = Burst(halt)
@@ -75,7 +76,6 @@ class Reporter:
         self._listeners = Listeners(listeners)
         self._callback = callback
         self._error_callback = error_callback
-        self._results_are_kept = results_are_kept
         self._tellers = Aside("pooltable-listeners", lambda error: None)
         self._callers = Aside("pooltable-callbacks", self._callback_failed, signals=True)
         self._noticed: set[str] = set()
@@ -145,9 +145,9 @@ class Reporter:
                 self.tally.saw_astray(1)
             if fate.why == "marked":
                 self.tally.saw_mark(fate.reason == "done")
-                self.notice("row marked by the task", name=str(claim.key))
+                self.notice("row marked by the task", name=key_text(claim.key))
             elif fate.why == "overwritten":
-                self.notice("row overwritten", name=str(claim.key))
+                self.notice("row overwritten", name=key_text(claim.key))
         if fate.end is None:
             return None
         lost = getattr(finish.verdict, "counts", None) == "lost"
@@ -166,23 +166,29 @@ class Reporter:
     def _saw(self, end: RowEnd, ended: Ended) -> bool:
         outcome, row = ended.outcome, ended.row
         if end.end == "done":
-            if isinstance(outcome, Returned):
-                if outcome.value is not None and not self._results_are_kept:
-                    self.notice("value dropped", name=str(end.key))
-                if self._callback and row is not None:
-                    self._callers.call(self._callback, row, outcome.value)
+            if self._callback and row is not None and isinstance(outcome, Stored):
+                self._callers.call(self._call_back, self._callback, row, outcome.value)
             return self.burst.saw("")
         if end.end == "failed" and self._error_callback and row is not None:
-            self._callers.call(self._error_callback, row, _error_of(outcome, end))
+            error = outcome.error if isinstance(outcome, Failure) else CannotStore(end.reason)
+            self._callers.call(self._call_back_error, self._error_callback, row, error)
         if ended.shared:
             return False
-        if end.end in ("failed", "retry") and not (isinstance(outcome, Raised) and isinstance(outcome.error, Fail)):
+        if end.end in ("failed", "retry") and not (isinstance(outcome, Failure) and outcome.how == "fail"):
             # A Fail is the task's verdict on one row, not a sign that something is broken for all.
             return self.burst.saw(end.kind)
         return False
 
+    # On the thread for callbacks: what is rebuilt there may take its time.
+
+    def _call_back(self, callback: Callback, row: Row, value: Any) -> None:
+        callback(row, value.load() if isinstance(value, Pickled) else value)
+
+    def _call_back_error(self, callback: Callable[[Row, BaseException], object], row: Row, error: Any) -> None:
+        callback(row, error if isinstance(error, BaseException) else engine.rebuild(error))
+
     def _callback_failed(self, error: BaseException) -> None:
-        self.notice("callback failed", name=repr(error))
+        self.notice("callback failed", name=describe(error).reason)
 
     # ---- what workers print and log
 
@@ -256,7 +262,3 @@ def _sweep() -> None:
         pid, _, rest = folder.name.removeprefix(_PREFIX).partition("-")
         if pid.isdigit() and not identity.lives(int(pid), rest.partition("-")[0]):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _error_of(outcome: Outcome | None, end: RowEnd) -> BaseException:
-    return outcome.error if isinstance(outcome, Raised) else CannotStore(end.reason)

@@ -44,3 +44,8 @@ class Row(tuple[Any, ...]):
 def _with_fields(of: type[Row], fields: tuple[str, ...]) -> type[Row]:
     """The rows of one table are a class of their own, so that a row is no larger than its values."""
     return type(of.__name__, (of,), {"__slots__": (), "__module__": of.__module__, "fields": fields, "_of": of})
+
+
+def key_text(key: tuple[Any, ...]) -> str:
+    """A key as people write it: 42, or the parts of it with commas between them."""
+    return ",".join(map(str, key))

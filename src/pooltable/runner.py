@@ -55,6 +55,7 @@ class Runner:
         forever: bool = False,
         poll: float = 2.0,
         max_rows: int | None = None,
+        drop_results: bool = False,
         executor: Executor | None = None,
         workers: Workers | None = None,
         pace: Pace | None = None,
@@ -102,6 +103,7 @@ class Runner:
             poll=poll,
             max_rows=max_rows,
             lets_workers_go=self._workers.idle_timeout is not None,
+            drop_results=drop_results,
         )
         self._once = threading.Lock()
         self._inbox = Inbox()
@@ -144,8 +146,7 @@ class Runner:
 
     def _open(self) -> Loop:
         """Everything that the loop closes again."""
-        keeps = bool(self._table.write or self._table.result)
-        reporter = Reporter(self._listeners, *self._callbacks, self._plan.pace.halt, keeps)
+        reporter = Reporter(self._listeners, *self._callbacks, self._plan.pace.halt)
         crew: Crew | None = None
         try:
             crew = self._make_crew(reporter)
@@ -164,7 +165,17 @@ class Runner:
 
     def _make_crew(self, reporter: Reporter) -> Crew:
         task, initializer = tasks.portable(self._task), self._initializer and tasks.portable(self._initializer)
-        spec = tasks.Spec(task, self._table.fields, len(self._table.key), initializer, self._initargs, self._batch)
+        callback, error_callback = self._callbacks
+        spec = tasks.Spec(
+            task,
+            self._table.fields,
+            len(self._table.key),
+            initializer,
+            self._initargs,
+            self._batch,
+            store=self._table.store,
+            carries=(callback is not None, error_callback is not None),
+        )
         if self._executor is not None:
             return SomebodysExecutor(spec, self._inbox, self._executor, self._plan.size, self._workers.setup)
         if self._processes == 0:
@@ -221,6 +232,8 @@ def run(*args: Any, **options: Any) -> Summary:
     - `forever`: go on and take new rows as they come, until SIGTERM, Ctrl-C or `Runner.stop()`.
     - `poll`: seconds between looks for new rows while there is nothing to do.
     - `max_rows`: take at most so many rows.
+    - `drop_results`: what the task returns is not wanted. Without it the first value that no column and no callback
+      takes ends the run with ResultDropped, and its row is PENDING again.
     - `executor`: run the rows in this `concurrent.futures.Executor`, and not in processes of ours.
     - `workers`: how the worker processes are made: threads, devices, memory, what they do first.
     - `pace`: leases, grace after a stop, when to halt because everything fails.

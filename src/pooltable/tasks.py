@@ -2,10 +2,13 @@
 
     runner                                        worker
     initializer  prepare_worker(Spec)  -------->  the task is kept, the user's initializer runs
-    per row      run_row(values, ...)  -------->  current() is set, task(row) -> value
+    per row      run_row(values, ...)  -------->  current() is set, task(row) -> value -> Stored, or a Failure
 
 The task and the user's initializer travel together and once per worker, so both see the same globals. Tasks that take
 many rows at once are run by batches.py.
+
+A value is turned into those of its row's columns here, and an error into words, within the row's time: whatever their
+own methods do, they do it to this row alone.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import traceback
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from time import perf_counter
@@ -27,9 +30,10 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from pooltable.cores import usable_cores
-from pooltable.errors import RemoteError, TaskError, TimeLimitExceeded, WorkerStartError
+from pooltable.errors import CannotStore, RemoteError, TaskError, TimeLimitExceeded, WorkerStartError, describe
+from pooltable.outcomes import CANCELLED, DROPPED, Failure, Pickled, RowOutcome, Stored, failure_of
 from pooltable.pool import capture, forked, setup as setups, worker
-from pooltable.rows import Row
+from pooltable.rows import Row, key_text
 
 # Takes a Row, or with `batch` a list of them.
 Task = Callable[[Any], Any]
@@ -46,7 +50,9 @@ class Fits:
 class Spec:
     """All that a worker must know before its first row; the first `key_size` of `fields` are the key.
 
-    `batch`: the task takes lists of up to so many rows.
+    `batch`: the task takes lists of up to so many rows. `store` turns a value into columns and their values; None where
+    it has no column. `carries`: for whom the task's own value, and its own error, travel along: a callback, an error
+    callback. `travels`: to another process than the runner's.
     """
 
     task: Task
@@ -56,6 +62,9 @@ class Spec:
     initargs: tuple[Any, ...] = ()
     batch: int = 1
     fits: Fits = field(default_factory=Fits)
+    store: Callable[[Any], tuple[tuple[str, ...], tuple[Any, ...]]] | None = None
+    carries: tuple[bool, bool] = (False, False)
+    travels: bool = True
 
 
 class Attempt(NamedTuple):
@@ -193,25 +202,110 @@ def initialize(spec: Spec) -> None:
             spec.initializer(*spec.initargs)
 
 
-def run_row(values: tuple[Any, ...], attempt: int, idempotency_key: str, leaving: Collection[int] = ()) -> Any:
+def run_row(
+    values: tuple[Any, ...], attempt: int, idempotency_key: str, leaving: Collection[int] = ()
+) -> RowOutcome | None:
     """Run the prepared task on one row, in this process, unless this worker is one of those that are to be replaced."""
-    return run_here(prepared(leaving), values, attempt, idempotency_key)
+    spec = prepared(leaving)
+    return CANCELLED if spec is None else run_here(spec, values, attempt, idempotency_key)
 
 
-def prepared(leaving: Collection[int]) -> Spec:
-    """What this process was prepared for; CancelledError if it is one of those that are to be replaced."""
+def prepared(leaving: Collection[int]) -> Spec | None:
+    """What this process was prepared for; None if it is one of those that are to be replaced."""
     if _spec is None:
         raise RuntimeError("this process was not prepared for a task")
     if leaving and os.getpid() in leaving:
         recycle()
-        raise CancelledError
+        return None
     return _spec
 
 
-def run_here(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
-    """Run the task on one row, in this thread."""
+def run_here(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> RowOutcome | None:
+    """How the task ended on one row, in this thread; None where it returned None."""
+    try:
+        ended: RowOutcome | None = _on_row(
+            lambda row: kept(spec, spec.task(row)), spec, values, attempt, idempotency_key
+        )
+        return ended
+    except BaseException as error:
+        if is_a_stop(error):
+            raise
+        if isinstance(error, MemoryError):
+            recycle()
+        return failed(spec, error)
+
+
+def call_here(spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
+    """What the task returns for one row, in this thread; raises what that raises."""
+    return _on_row(spec.task, spec, values, attempt, idempotency_key)
+
+
+def _on_row(task: Task, spec: Spec, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> Any:
     row = Attempt(values[: spec.key_size], attempt, idempotency_key)
-    return work(spec.task, Row(spec.fields, values), (row,))
+    return work(task, Row(spec.fields, values), (row,))
+
+
+def is_a_stop(error: BaseException) -> bool:
+    """Whether somebody wants this process to stop: Ctrl-C is for the rows that run in it, and never for a worker."""
+    return isinstance(error, KeyboardInterrupt) and worker.identity() is None
+
+
+def kept(spec: Spec, value: Any) -> Stored | None:
+    """What is written and told of a value that the task returned; None where that is nothing.
+
+    Raises CannotStore where the value is nothing that its columns can hold, or does not reach its callback.
+    """
+    if value is None:
+        return None
+    carries = spec.carries[0]
+    if spec.store is None and not carries:
+        return DROPPED
+    try:
+        columns, values = spec.store(value) if spec.store is not None else ((), ())
+        return Stored(columns, values, _carried(value, spec.travels) if carries else None)
+    except (CannotStore, MemoryError):
+        raise
+    except BaseException as error:
+        if is_a_stop(error):
+            raise
+        told = describe(error)
+        raise CannotStore(f"the result cannot be stored: {told.reason}\n\n{told.detail}") from error
+
+
+_TRAVEL_BY_THEMSELVES = frozenset({bool, int, float, str, bytes})
+
+
+def _carried(value: Any, travels: bool) -> Any:
+    """A value for a callback, which rebuilds it: that it can be is made sure of here, because the callback comes after
+    the commit, when the row cannot fail any more."""
+    if not travels or type(value) in _TRAVEL_BY_THEMSELVES:
+        return value
+    try:
+        try:
+            carried = Pickled(value)
+        except Exception:
+            if "pooltable.pool.byvalue" not in sys.modules:
+                raise
+            from pooltable.pool import byvalue
+
+            carried = Pickled(value, byvalue.dumps)
+        carried.load()
+    except MemoryError:
+        raise
+    except BaseException as error:
+        if is_a_stop(error):
+            raise
+        told = describe(error)
+        raise CannotStore(f"the result cannot be given to the callback: {told.reason}\n\n{told.detail}") from error
+    return carried
+
+
+def failed(spec: Spec, error: BaseException) -> Failure:
+    """The error in words; with the error itself for an error callback."""
+    carried: Any = None
+    if spec.carries[1]:
+        carried = worker.describe(error, skip=0) if spec.travels else error
+    return failure_of(error, carried)
 
 
 def work(task: Task, given: Any, rows: tuple[Attempt, ...]) -> Any:
@@ -234,7 +328,7 @@ def mark_of(rows: Sequence[Any]) -> tuple[Any, ...]:
     """The key under which the output of these attempts, or claims, is kept: it is shown to people."""
     if len(rows) == 1:
         return rows[0].key  # type: ignore[no-any-return]
-    return (f"{', '.join(map(str, rows[0].key))} and {len(rows) - 1} more",)
+    return (f"{key_text(rows[0].key)} and {len(rows) - 1} more",)
 
 
 # From an executor or a pool that the task uses itself. Coming from here they would be taken for ours: as if this row
@@ -281,7 +375,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _text(error: Exception) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return ""
 
 
@@ -290,17 +384,20 @@ def _text(error: Exception) -> str:
 # Such a process may outlive a run, and may serve several at once, on several threads.
 _KEPT = 8
 _prepared: dict[str, Spec] = {}
+# Runs that this process has begun, with its own number, since a copy of it has them, too: what threads of it return
+# does not travel.
+_begun_here: dict[str, int] = {}
 _preparing = threading.Lock()
 
 
 def run_row_elsewhere(
     number: str, spec: bytes, values: tuple[Any, ...], attempt: int, idempotency_key: str
-) -> tuple[Any, float]:
-    """What the task returned and the seconds it took; the first row of a run to reach a process prepares it."""
+) -> tuple[RowOutcome | None, float]:
+    """How the task ended and the seconds it took; the first row of a run to reach a process prepares it."""
     known = prepared_elsewhere(number, spec)
     began = perf_counter()
-    value = run_here(known, values, attempt, idempotency_key)
-    return value, perf_counter() - began
+    ended = run_here(known, values, attempt, idempotency_key)
+    return ended, perf_counter() - began
 
 
 def prepared_elsewhere(number: str, spec: bytes) -> Spec:
@@ -317,7 +414,7 @@ def _prepare(number: str, pickled: bytes) -> Spec:
 
                 setup, task = cloudpickle.loads(pickled)
                 setups.call(setup)
-                spec = cloudpickle.loads(task)
+                spec = replace(cloudpickle.loads(task), travels=_begun_here.get(number) != os.getpid())
                 initialize(spec)
             except Exception as error:
                 told = f"no worker can be started: {type(error).__name__}: {error}{setups.remedy(type(error).__name__)}"
@@ -329,6 +426,15 @@ def _prepare(number: str, pickled: bytes) -> Spec:
 
 
 # ---- in the runner
+
+
+def begin_elsewhere(number: str) -> None:
+    """A run whose rows run in somebody's executor, perhaps in threads of this process."""
+    _begun_here[number] = os.getpid()
+
+
+def end_elsewhere(number: str) -> None:
+    _begun_here.pop(number, None)
 
 
 class ByValue:

@@ -12,9 +12,8 @@ from statistics import mean, median
 
 from pooltable.batches import End
 from pooltable.crew import Answer, Inbox, OwnProcesses, Workers
-from pooltable.errors import WorkerLost, describe
 from pooltable.events import Event, WorkerReady
-from pooltable.outcomes import Raised
+from pooltable.outcomes import Failure, Raised, failure_of
 from pooltable.pace import Room
 from pooltable.tasks import Spec
 from pooltable.tuning import Score
@@ -122,13 +121,14 @@ class _Trial:
             self._room.saw_rows(count * self._size, seconds)
 
     def _judge(self, answer: Answer) -> None:
-        error = failure_of(answer)
-        if error is None:
+        failure = why_failed(answer)
+        if failure is None:
             return
         self._failed += 1
         calls = len(self._ended)
-        if isinstance(error, WorkerLost | MemoryError) or (calls >= ENOUGH_CALLS and 2 * self._failed > calls):
-            self._score.failure = describe(error).reason
+        hopeless = failure.how == "lost" or failure.kind == "MemoryError"
+        if hopeless or (calls >= ENOUGH_CALLS and 2 * self._failed > calls):
+            self._score.failure = failure.reason
 
     def _rate(self, start: float, end: float) -> float:
         """Rows a second between these two times."""
@@ -149,13 +149,15 @@ class _Trial:
             self._collect()
 
 
-def failure_of(answer: Answer) -> BaseException | None:
+def why_failed(answer: Answer) -> Failure | None:
     """Why the call failed, or all of its rows."""
     outcome = answer.outcome()
     if isinstance(outcome, Raised):
-        return outcome.error
-    ends = outcome.value
-    if isinstance(ends, list) and ends and all(isinstance(end, End) for end in ends):
-        errors = [end.outcome.error for end in ends if isinstance(end.outcome, Raised)]
-        return errors[0] if len(errors) == len(ends) else None
+        return failure_of(outcome.error)
+    ended = outcome.value
+    if isinstance(ended, Failure):
+        return ended
+    if isinstance(ended, list) and ended and all(isinstance(end, End) for end in ended):
+        failures = [end.ended for end in ended if isinstance(end.ended, Failure)]
+        return failures[0] if len(failures) == len(ended) else None
     return None

@@ -22,12 +22,13 @@ import psutil
 
 from pooltable import tasks
 from pooltable.crew import Answer, Workers
-from pooltable.errors import SettingError, TaskError, WorkerLost, WorkerStartError, describe
+from pooltable.errors import SettingError, TaskError, WorkerStartError, describe
+from pooltable.outcomes import Failure
 from pooltable.pool.memory import available_memory, private_memory
 from pooltable.reporter import own_folder
-from pooltable.rows import Row
+from pooltable.rows import Row, key_text
 from pooltable.tasks import Spec
-from pooltable.trial import LOOK_SECONDS, TrialCrew, failure_of, try_out
+from pooltable.trial import LOOK_SECONDS, TrialCrew, try_out, why_failed
 from pooltable.tuning import Choice, Machine, Score, choices, finalists, hopeless_below
 
 PILOT_ROWS = 8
@@ -140,11 +141,11 @@ class Tuner:
             pid = next(iter(crew.pids()), 0)  # it may have died at once: then the first call tells why
             began, before = time.monotonic(), _used(pid)
             answers = self._first_calls(crew, size, min(self._ends, began + PILOT_PART * order.seconds))
-            failures = [(call, error) for call, error in enumerate(map(failure_of, answers)) if error is not None]
-            lost = [(call, error) for call, error in failures if isinstance(error, WorkerLost)]
+            failures = [(call, why) for call, why in enumerate(map(why_failed, answers)) if why is not None]
+            lost = [(call, why) for call, why in failures if why.how == "lost"]
             if lost or len(failures) == len(answers):
-                call, error = (lost or failures)[0]
-                raise self._fails(error, order.rows[call * size % len(order.rows)])
+                call, why = (lost or failures)[0]
+                raise self._fails(why, order.rows[call * size % len(order.rows)])
             # Calls that are over before the system's clock has ticked a few times say nothing.
             long_enough = sum(answer.seconds for answer in answers) > PILOT_SECONDS / 2
             busy = (_used(pid) - before) / (time.monotonic() - began) if long_enough else 1.0
@@ -166,15 +167,16 @@ class Tuner:
                     )
                 crew.wait(LOOK_SECONDS, 1)
             found += [answer for _, answer in answers]
-            if len(found) >= MOST_PILOTS or isinstance(failure_of(found[-1]), WorkerLost):
+            last = why_failed(found[-1])
+            if len(found) >= MOST_PILOTS or (last is not None and last.how == "lost"):
                 break
         return found
 
-    def _fails(self, error: BaseException, row: Row) -> TaskError:
-        key = ",".join(map(str, row[: self._order.key_size]))
+    def _fails(self, failure: Failure, row: Row) -> TaskError:
+        key = key_text(row[: self._order.key_size])
         return TaskError(
-            f"the task fails on the first rows of the sample: {describe(error).reason}; `pooltable try` on row {key}"
-            " shows where"
+            f"the task fails on the first rows of the sample: {failure.reason}; `pooltable try` on row {key} shows"
+            " where"
         )
 
     # ---- one choice after the other

@@ -35,6 +35,17 @@ def test_all_rows_done_is_exit_0_with_the_summary_on_stdout(hosts: Any) -> None:
     assert hosts.sql("SELECT caption, status FROM host WHERE id = 3") == [("WEB3", "DONE")]
 
 
+def test_a_value_that_no_column_takes_ends_the_run_unless_that_is_said(hosts: Any) -> None:
+    (hosts.path / "pooltable.toml").write_text('db = "work.db"\ntable = "host"\nprocesses = 2\n')
+    done = hosts.run("run", "app:mission", "--quiet")
+    assert done.returncode == 2
+    assert "and no column takes it: name one with --result or --write" in done.line
+    assert "--drop-results" in done.line
+    assert statuses(hosts) == {"PENDING": 4}
+    done = hosts.run("run", "app:mission", "--quiet", "--drop-results")
+    assert (done.returncode, statuses(hosts)) == (0, {"DONE": 4})
+
+
 def test_some_rows_failed_is_exit_1_and_each_says_worker_and_row_on_stderr(hosts: Any) -> None:
     done = hosts.run("run", "app:picky", "--json")
     assert done.returncode == 1

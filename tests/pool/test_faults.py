@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import multiprocessing
 import os
@@ -643,6 +644,83 @@ def test_an_exception_has_the_remote_traceback_as_its_cause(pool: MakePool, exec
     error = executor(1).submit(helpers.raise_, ZeroDivisionError).exception(10)
     assert error is not None
     assert type(error.__cause__) is _RemoteTraceback
+
+
+def interrupt() -> Any:
+    raise KeyboardInterrupt("not by any person")
+
+
+class Interrupting:
+    def __reduce__(self) -> Any:
+        return interrupt, ()
+
+
+class InterruptingError(Exception):
+    def __reduce__(self) -> Any:
+        return interrupt, ()
+
+
+class Leaving:
+    def __reduce__(self) -> Any:
+        return leave, ()
+
+
+def leave() -> Any:
+    import asyncio
+
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    ("call", "args", "words"),
+    [
+        (Interrupting, (), "the result cannot be loaded here: not by any person"),
+        (Leaving, (), "CancelledError: the result cannot be loaded here"),
+        (helpers.raise_, (InterruptingError, "its message"), "InterruptingError: its message"),
+    ],
+)
+def test_what_ends_a_program_when_it_is_rebuilt_is_an_error_of_its_call(
+    pool: MakePool, executor: MakeExecutor, call: Callable[..., object], args: tuple[Any, ...], words: str
+) -> None:
+    p = pool(1)
+    waits: list[Callable[[], object]] = [
+        lambda: p.apply(call, args),
+        lambda: p.starmap(call, [args]),
+        lambda: executor(1).submit(call, *args).result(20),
+    ]
+    for wait in waits:
+        with pytest.raises(RemoteError) as caught:
+            wait()
+        assert words in str(caught.value)
+    told: list[object] = []
+    p.apply_async(call, args, callback=told.append, error_callback=told.append).wait(20)
+    assert isinstance(told[0], RemoteError)
+    goes_on(p)
+
+
+class PressingCtrlC:
+    """What happens while it is rebuilt: somebody presses Ctrl-C."""
+
+    def __reduce__(self) -> Any:
+        return signal.raise_signal, (signal.SIGINT,)
+
+
+def own_handler(number: int, frame: object) -> None:
+    raise KeyboardInterrupt("by the program's own handler")
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, own_handler, functools.partial(own_handler)])
+def test_ctrl_c_while_a_result_is_rebuilt_is_still_heard(pool: MakePool, handler: Callable[..., Any]) -> None:
+    p = pool(1)
+    result = p.apply_async(PressingCtrlC)
+    result.wait(20)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            result.get(20)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    goes_on(p)
 
 
 # ---- 23 to 25

@@ -36,6 +36,10 @@ def caption(row: Row) -> str:
     return f"caption of {row.content}"
 
 
+def captions(rows: list[Row]) -> list[str]:
+    return [caption(row) for row in rows]
+
+
 def nothing(row: Row) -> None:
     return None
 

@@ -14,6 +14,7 @@ import pytest
 from pooltable import (
     MappingError,
     Pace,
+    ResultDropped,
     Retry,
     Runner,
     SettingError,
@@ -260,12 +261,36 @@ def test_numbers_that_make_no_sense_are_named(videos, options):
         run(missions.caption, table(videos), **options)
 
 
-def test_a_value_with_no_column_to_go_to_is_dropped_with_one_notice(videos):
+@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_first_value_with_nowhere_to_go_ends_the_run_and_its_row_is_pending_again(videos, processes, batch):
+    videos.add(*"abcde")
+    task = missions.captions if batch > 1 else missions.caption
+    with pytest.raises(
+        ResultDropped, match=r"row \d of 'video'.*result=, write=, .*callback=.*drop_results=True"
+    ) as caught:
+        run(task, table(videos, write=()), processes=processes, batch=batch)
+    assert (caught.value.exit_code, caught.value.summary.exit_code, caught.value.table) == (2, 2, "video")
+    assert videos.statuses() == {"PENDING": 5}
+    assert videos.sql("SELECT sum(fails + lost + rescued) FROM pooltable_video") == [(0,)]
+
+
+def test_values_are_dropped_where_that_is_said(videos):
     videos.add(*"abc")
-    seen = []
-    run(missions.caption, table(videos, write=()), processes=1, listeners=[seen.append])
-    assert [event.what for event in seen if isinstance(event, events.Noticed)].count("value dropped") == 1
-    assert videos.statuses() == {"DONE": 3}
+    summary = run(missions.caption, table(videos, write=()), processes=1, drop_results=True)
+    assert (summary.done, videos.statuses()) == (3, {"DONE": 3})
+
+
+def test_a_callback_is_a_place_for_a_value_to_go(videos):
+    videos.add(*"ab")
+    values = []
+    run(missions.caption, table(videos, write=()), processes=1, callback=lambda row, value: values.append(value))
+    assert sorted(values) == ["caption of a", "caption of b"]
+
+
+def test_a_task_that_returns_nothing_needs_no_column(videos):
+    videos.add(*"ab")
+    assert run(missions.nothing, table(videos, write=()), processes=1).done == 2
 
 
 def test_functions_of_this_test_go_by_value_when_workers_cannot_import_them(videos):

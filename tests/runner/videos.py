@@ -75,13 +75,14 @@ class Service:
 
     def __init__(self, videos: Videos, task: str, options: str) -> None:
         self.videos = videos
+        function = task if "." in task else f"m.{task}"
         script = (
             "import sys\n"
             "from pooltable import Pace, Retry, TaskTable, Workers, run\n"
-            "from tests.runner import missions as m\n"
+            "from tests.runner import hostile, missions as m\n"
             "if __name__ == '__main__':\n"
             f"    table = TaskTable({videos.url!r}, 'video', write=('caption',))\n"
-            f"    summary = run(m.{task}, table, {options})\n"
+            f"    summary = run({function}, table, {options})\n"
             "    print(summary, flush=True)\n"
             "    sys.exit(summary.exit_code)\n"
         )

@@ -14,8 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from pooltable import Retry, TaskTable
+from pooltable.errors import CannotStore
+from pooltable.outcomes import NOTHING, Stored, failure_of
 from pooltable.table.lease import Exchange, Lease
-from pooltable.table.states import Again, Claim, Done, Fate, Finish, GiveUp, PutOff, Released, Verdict
+from pooltable.table.states import Again, Claim, Done, Fate, Finish, GiveUp, PutOff, Released, Verdict, judge
+from pooltable.tasks import Spec, kept
 from tests.servers import Server
 
 RETRY = Retry(fails=3, pause=60.0, jitter=0.0)
@@ -165,14 +168,26 @@ class Watched:
         return claim
 
     def finish(self, ends: Iterable[Finish]) -> list[Fate]:
-        return self._note_fates(self._lease.finish(list(ends)))
+        return self._note_fates(self._lease.finish([self._converted(end) for end in ends]))
+
+    def _converted(self, end: Finish) -> Finish:
+        """As a worker and the runner do it: tests write what a task returned as `Done(value)`."""
+        if not isinstance(end.verdict, Done) or isinstance(end.verdict.stored, Stored):
+            return end
+        store = self._lease._converter.store
+        spec = Spec(print, ("id",), 1, store=store or (lambda value: ((), ())))
+        try:
+            ended = kept(spec, end.verdict.stored) or NOTHING
+        except CannotStore as error:
+            ended = failure_of(error)
+        return end._replace(verdict=judge(ended, end.claim, RETRY))
 
     def end(self, verdict: Verdict, *claims: Claim) -> list[Fate]:
         """Ends claims alike."""
         return self.finish(Finish(claim, verdict, 0.5, 0, "printed") for claim in claims)
 
     def done(self, *claims: Claim, value: object = None) -> list[Fate]:
-        return self.end(Done(value), *claims)
+        return self.end(Done(value), *claims)  # type: ignore[arg-type]  # see _converted
 
     def fail(self, *claims: Claim) -> list[Fate]:
         return self.end(GiveUp("ValueError", "ValueError: bad", "Traceback ...\nValueError: bad", "fails"), *claims)
@@ -187,7 +202,7 @@ class Watched:
         return self.end(Released(), *claims)
 
     def exchange(self, ends: Iterable[Finish], room: int) -> Exchange:
-        answer = self._lease.exchange(list(ends), room)
+        answer = self._lease.exchange([self._converted(end) for end in ends], room)
         self._note_claims(answer.claims)
         self._note_fates(answer.fates)
         return answer

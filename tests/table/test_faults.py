@@ -17,8 +17,9 @@ import pytest
 
 from pooltable import Retry, TaskTable
 from pooltable.errors import DatabaseError, DatabaseReadOnly, DatabaseUnavailable, MappingError
+from pooltable.outcomes import Stored
 from pooltable.table import database
-from pooltable.table.states import Again, Done, Finish, GiveUp
+from pooltable.table.states import Again, Done, Finish, GiveUp, Verdict
 from tests.table.places import Place, Watched, ends, wait_until
 
 CALLS = ("all", "run", "many", "begin", "commit")
@@ -104,9 +105,9 @@ def work_through(place: Place, lease: Watched) -> Counter[int]:
         for claim in answer.claims:
             ran[claim.key[0]] += 1
             bad = claim.key[0] % 3 == 0
-            verdict = (
-                Done("text") if not bad else Again(0.0, "E", "e") if claim.fails == 0 else GiveUp("E", "e", "", "fails")
-            )
+            verdict: Verdict = Done(Stored(("caption",), ("text",)))
+            if bad:
+                verdict = Again(0.0, "E", "e") if claim.fails == 0 else GiveUp("E", "e", "", "fails")
             handed_in.append(Finish(claim, verdict, 0.1, 0))
         patiently(lease.beat)
         patiently(lease.rescue, Retry())
@@ -302,7 +303,7 @@ def test_a_deadlock_with_a_transaction_of_the_users_own_is_survived(served):
             answer = lease.exchange(pending, 7)
             locked = {fate.claim for fate in answer.fates if fate.why == "locked"}
             pending = [finish for finish in pending if finish.claim in locked]
-            pending += [Finish(claim, Done("text")) for claim in answer.claims]
+            pending += [Finish(claim, Done(Stored(("caption",), ("text",)))) for claim in answer.claims]
             if not pending and not answer.claims and not lease.left().pending:
                 break
     except BaseException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pooltable.errors import WorkerLost
-from pooltable.outcomes import Raised
+from pooltable.outcomes import failure_of
 from pooltable.table.states import Again, Done, Finish, GiveUp, PutOff, Released, judge
 from tests.table.places import RETRY, ends
 from tests.table.test_claims import refuse_changes
@@ -273,7 +273,7 @@ def test_a_row_that_killed_a_worker_runs_alone_from_then_on(place):
     for attempt in (1, 2):
         claim = lease.one()
         assert claim.alone is (attempt == 2)
-        lease.end(judge(Raised(WorkerLost(4711, -9)), claim, RETRY), claim)
+        lease.end(judge(failure_of(WorkerLost(4711, -9)), claim, RETRY), claim)
         place.due_now()
-    lease.end(judge(Raised(WorkerLost(4711, -9)), claim := lease.one(), RETRY), claim)
+    lease.end(judge(failure_of(WorkerLost(4711, -9)), claim := lease.one(), RETRY), claim)
     assert place.statuses() == {1: "FAILED"}

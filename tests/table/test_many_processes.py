@@ -13,6 +13,7 @@ from tests.table.places import ends, wait_until
 WORK = """
 import sys
 from pooltable import TaskTable, Retry
+from pooltable.outcomes import Stored
 from pooltable.table.states import Done, Finish
 table = TaskTable(sys.argv[1], "video", write=("caption",))
 lease = table.open_lease()
@@ -24,7 +25,7 @@ while True:
     assert all(fate.end == "done" or fate.why == "locked" for fate in answer.fates), answer.fates
     locked = {fate.claim for fate in answer.fates if fate.why == "locked"}
     ends = [end for end in ends if end.claim in locked]
-    ends += [Finish(claim, Done(lease.id)) for claim in answer.claims]
+    ends += [Finish(claim, Done(Stored(("caption",), (lease.id,)))) for claim in answer.claims]
     for claim in answer.claims:
         print(claim.key[0], claim.attempt, flush=True)
     lease.rescue(Retry())

@@ -7,18 +7,26 @@ import pickle
 import pytest
 
 from pooltable import batches, tasks
-from pooltable.errors import CannotStore, RemoteError, TaskError
-from pooltable.outcomes import Raised, Returned
+from pooltable.outcomes import Failure, Stored
+from pooltable.pool import engine
 
 
 class OutOfMemoryError(RuntimeError):
     """As torch's."""
 
 
-def run(task, *contents):
-    spec = tasks.Spec(task, ("id", "content"), 1, batch=len(contents))
+def in_caption(value):
+    return ("caption",), (value,)
+
+
+def stored(value):
+    return Stored(("caption",), (value,))
+
+
+def run(task, *contents, **options):
+    spec = tasks.Spec(task, ("id", "content"), 1, batch=len(contents), **{"store": in_caption, **options})
     ends = batches.run_batch_here(spec, tuple(((key, text), 1, "") for key, text in enumerate(contents, 1)))
-    return [end.outcome for end in ends]
+    return [end.ended for end in ends]
 
 
 @pytest.mark.parametrize(
@@ -44,7 +52,7 @@ def test_every_librarys_way_to_say_that_memory_ran_out_is_known_and_ruins_no_wor
             raise error
         return [len(rows)] * len(rows)
 
-    assert run(two_at_most, *"abcd") == [Returned(2)] * 4
+    assert run(two_at_most, *"abcd") == [stored(2)] * 4
 
 
 @pytest.mark.parametrize("error", [ValueError("no memory of that"), KeyError(1), SystemExit(1)], ids=repr)
@@ -66,16 +74,16 @@ def test_other_errors_are_not_taken_for_it(error):
 def test_what_is_no_list_of_that_length_fails_every_row(returned, told):
     outcomes = run(lambda rows: returned, *"abc")
     for outcome in outcomes:
-        assert isinstance(outcome, Raised)
-        assert isinstance(outcome.error, CannotStore)
-        assert told in str(outcome.error)
+        assert isinstance(outcome, Failure)
+        assert outcome.how == "unstorable"
+        assert told in outcome.reason
 
 
 @pytest.mark.parametrize("returned", [("a", "b"), map(str.lower, "AB"), dict.fromkeys("ab").keys()])
 def test_any_other_row_of_two_values_will_do_or_is_refused_for_having_no_order(returned):
     outcomes = run(lambda rows: returned, "x", "y")
     ordered = not isinstance(returned, type({}.keys()))
-    assert outcomes == [Returned("a"), Returned("b")] if ordered else isinstance(outcomes[0], Raised)
+    assert outcomes == [stored("a"), stored("b")] if ordered else isinstance(outcomes[0], Failure)
 
 
 class Unloadable:
@@ -83,21 +91,28 @@ class Unloadable:
         return int, ("no number",)
 
 
-def test_a_value_that_cannot_be_pickled_or_loaded_is_the_trouble_of_its_own_row():
-    sent = [batches.End(Returned(value), 0.5) for value in ("good", lambda: None, Unloadable())]
-    good, local, unloadable = pickle.loads(pickle.dumps(sent))
-    assert (good.outcome, good.seconds) == (Returned("good"), 0.5)
-    assert isinstance(local.outcome, Raised)
-    assert "pickle" in str(local.outcome.error)
-    assert isinstance(unloadable.outcome.error, RemoteError)
+def test_a_value_that_does_not_reach_its_callback_is_the_trouble_of_its_own_row():
+    values = ["good", {"a": 1}, lambda: None, Unloadable()]
+    good, dictionary, local, unloadable = pickle.loads(
+        pickle.dumps(run(lambda rows: values, *"abcd", store=None, carries=(True, False)))
+    )
+    assert good == Stored(value="good")
+    assert dictionary.value.load() == {"a": 1}
+    assert (local.how, unloadable.how) == ("unstorable", "unstorable")
+    assert "cannot be given to the callback" in local.reason
+    assert "no number" in unloadable.reason
 
 
-def test_an_error_travels_with_its_traceback():
+def test_an_error_travels_in_words_and_for_a_callback_as_its_pickle():
     def fails(rows):
         raise KeyError("where")
 
-    (outcome,) = run(fails, "x")
-    arrived = pickle.loads(pickle.dumps(batches.End(outcome, 0.0))).outcome.error
+    (alone,) = run(fails, "x")
+    assert (alone.kind, alone.how, alone.error) == ("KeyError", "raised", None)
+    assert "in fails" in alone.detail
+    assert "run_batch" not in alone.detail
+    (carried,) = run(fails, "x", carries=(False, True))
+    arrived = engine.rebuild(pickle.loads(pickle.dumps(carried)).error)
     assert isinstance(arrived, KeyError)
     assert "in fails" in str(arrived.__cause__)
 
@@ -112,8 +127,8 @@ def unpacks(row):
 )
 def test_a_function_for_one_row_fails_with_the_remedy(task):
     for outcome in run(task, *"abc"):
-        assert isinstance(outcome.error, TaskError)
-        assert "leave out --batch" in str(pickle.loads(pickle.dumps(outcome.error)))
+        assert outcome.kind == "TaskError"
+        assert "leave out --batch" in outcome.reason
 
 
 def three_columns(rows):
@@ -132,4 +147,4 @@ def three_columns(rows):
 )
 def test_any_other_error_stays_as_it_is(task):
     (outcome,) = run(task, "a")
-    assert isinstance(outcome.error, (AttributeError, TypeError, ValueError))
+    assert outcome.kind in ("AttributeError", "TypeError", "ValueError")

@@ -8,9 +8,13 @@ from pooltable.batches import End
 from pooltable.crew import Inbox, Told
 from pooltable.errors import TimeLimitExceeded, WorkerLost
 from pooltable.hands import BATCH_SECONDS, Hands
-from pooltable.outcomes import Raised, Returned
+from pooltable.outcomes import Raised, Returned, Stored
 from pooltable.rows import Row
 from pooltable.table.states import Again, Claim, Done, GiveUp, Released, Retry
+
+
+def stored(key):
+    return Stored(("caption",), (key,))
 
 
 class Crew:
@@ -31,7 +35,7 @@ class Crew:
         return True
 
     def answer(self, call, outcome=None, seconds=0.4):
-        ends = Returned([End(Returned(key), seconds) for key in self.calls[call]])
+        ends = Returned([End(stored(key), seconds) for key in self.calls[call]])
         self.inbox.answered(call, Told(0, 4711, seconds, outcome or ends))
 
 
@@ -99,7 +103,7 @@ def test_a_batch_of_which_some_rows_are_still_ours_goes_on_for_them(hands, crew)
     assert len(hands) == 4  # the fifth was not sent yet
     crew.answer(0)
     hands.collect()
-    assert verdicts(hands) == {1: Done(1), 3: Done(3)}
+    assert verdicts(hands) == {1: Done(stored(1)), 3: Done(stored(3))}
     assert len(hands) == 0
 
 

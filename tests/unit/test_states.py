@@ -17,7 +17,7 @@ from pooltable.errors import (
     WorkerLost,
     WorkerStartError,
 )
-from pooltable.outcomes import Raised, Returned
+from pooltable.outcomes import Stored, failure_of
 from pooltable.table.states import (
     ENDS,
     MOVES,
@@ -38,29 +38,29 @@ from pooltable.table.states import (
 )
 
 CLAIM = Claim(key=(42,), claim_no=7, attempt=1, fails=0, lost=0, rescued=0, idempotency_key="r-7")
-KILLED = Raised(WorkerLost(4711, -9))
+KILLED = failure_of(WorkerLost(4711, -9))
 
 
-def test_what_a_task_returns_is_done_even_if_it_is_an_exception():
-    error = ValueError("a value")
-    assert judge(Returned(error), CLAIM, Retry()) == Done(error)
+def test_what_a_task_returns_is_done_with_what_is_to_be_stored_of_it():
+    stored = Stored(("caption",), ("a cat",))
+    assert judge(stored, CLAIM, Retry()) == Done(stored)
 
 
 def test_by_default_the_first_error_fails_the_row():
-    verdict = judge(Raised(ValueError("bad")), CLAIM, Retry())
+    verdict = judge(failure_of(ValueError("bad")), CLAIM, Retry())
     assert isinstance(verdict, GiveUp)
     assert (verdict.kind, verdict.reason, verdict.counts) == ("ValueError", "ValueError: bad", "fails")
 
 
 def test_errors_are_tried_again_with_growing_pauses_until_the_budget_is_used():
     retry = Retry(fails=4, pause=2.0, factor=3.0, longest_pause=10.0)
-    verdicts = [judge(Raised(ValueError("bad")), CLAIM._replace(fails=fails), retry) for fails in range(4)]
+    verdicts = [judge(failure_of(ValueError("bad")), CLAIM._replace(fails=fails), retry) for fails in range(4)]
     assert [getattr(verdict, "pause", None) for verdict in verdicts] == [2.0, 6.0, 10.0, None]
     assert isinstance(verdicts[-1], GiveUp)
 
 
 def test_a_time_limit_counts_as_a_failure():
-    assert judge(Raised(TimeLimitExceeded(5.0)), CLAIM, Retry(fails=2)) == Again(
+    assert judge(failure_of(TimeLimitExceeded(5.0)), CLAIM, Retry(fails=2)) == Again(
         1.0, "TimeLimitExceeded", *[str(TimeLimitExceeded(5.0))] * 2, counts="fails"
     )
 
@@ -83,19 +83,19 @@ def test_a_lost_worker_uses_none_of_the_budget_for_errors():
 
 @pytest.mark.parametrize("error", [Fail("broken file"), CannotStore("too long")])
 def test_fail_and_a_result_that_cannot_be_stored_are_final_whatever_the_budget(error):
-    verdict = judge(Raised(error), CLAIM, Retry(fails=100))
+    verdict = judge(failure_of(error), CLAIM, Retry(fails=100))
     assert isinstance(verdict, GiveUp)
     assert verdict.counts is None
     assert verdict.reason == str(error)
 
 
 def test_later_puts_the_row_off_and_costs_nothing():
-    assert judge(Raised(Later(30, "rate limit")), CLAIM, Retry()) == PutOff(30.0, "rate limit")
+    assert judge(failure_of(Later(30, "rate limit")), CLAIM, Retry()) == PutOff(30.0, "rate limit")
 
 
 @pytest.mark.parametrize("error", [CancelledError(), WorkerStartError("no such GPU")])
 def test_a_call_that_never_ran_releases_its_row(error):
-    assert judge(Raised(error), CLAIM, Retry()) == Released()
+    assert judge(failure_of(error), CLAIM, Retry()) == Released()
 
 
 @pytest.mark.parametrize("chance, pause", [(0.0, 9.0), (0.5, 10.0), (1.0, 11.0)])

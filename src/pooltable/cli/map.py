@@ -359,14 +359,14 @@ class _Heard:
         logging.getLogger("pooltable").addHandler(lines)
 
     def __call__(self, event: Event) -> None:
-        from pooltable.events import Noticed, RowsFinished, Stopping, WorkerEnded, WorkerPrinted
+        from pooltable.events import RowsFinished, Stopping, WorkerEnded, WorkerPrinted
         from pooltable.logs import terminal_lines
 
         match event:
             case WorkerPrinted():
                 for line in terminal_lines(event.text):
                     self._write(line)
-            case RowsFinished() | WorkerEnded(why="killed") | Noticed(what="value dropped") | Stopping(reason="stop()"):
+            case RowsFinished() | WorkerEnded(why="killed") | Stopping(reason="stop()"):
                 pass  # each failure is told where its output is printed; and these stops are our own
             case _:
                 self._logs(event)

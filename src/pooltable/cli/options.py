@@ -52,6 +52,7 @@ SELDOM = frozenset(
         "failed",
         "poll",
         "max_rows",
+        "drop_results",
         "wait",
         "db_wait",
         "allow_dashes",

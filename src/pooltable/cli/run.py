@@ -15,9 +15,9 @@ import typer
 from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, option, takes
 from pooltable.cli.show import plain, say, say_json, short
-from pooltable.cli.table import open_table, read_key
+from pooltable.cli.table import ask_columns, can_ask, open_table, read_key
 from pooltable.config import Settings
-from pooltable.errors import CommandFailed, Fail, Later, SettingError, TaskError, UsageError, describe
+from pooltable.errors import CommandFailed, Fail, Later, ResultDropped, SettingError, TaskError, UsageError, describe
 from pooltable.outcomes import Outcome, Raised, Returned
 
 if TYPE_CHECKING:
@@ -67,6 +67,17 @@ def run(settings: Settings, task: TASK = None, as_json: JSON = False) -> int:
       pooltable run app:mission --max-rows 100 --retry-pause 10
       pooltable run --command 'wc -w < {content} | tr -d " "' --shell --write words
     """
+    try:
+        return _run(settings, task, as_json)
+    except ResultDropped as error:
+        if not can_ask():
+            raise
+        typer.echo(f"the task returned a value for row {error.key}, and no column takes it", err=True)
+        answer = ask_columns(open_table(settings), "drop it, and that of every row")
+        return _run(settings.answered(answer or {"drop_results": True}), task, as_json)
+
+
+def _run(settings: Settings, task: str | None, as_json: bool) -> int:
     from pooltable.progress import Progress, is_terminal
 
     table = open_table(settings)
@@ -169,6 +180,7 @@ def _runner(
         forever=settings["forever"],
         poll=settings["poll"],
         max_rows=settings["max_rows"],
+        drop_results=settings["drop_results"],
         workers=Workers(**{name: settings[name] for name in names}),
         pace=Pace(**{name: settings[name] for name in ("lease", "grace", "halt", "wait", "db_wait")}),
         listeners=listeners,
@@ -199,8 +211,7 @@ def _log(settings: Settings, progress: Progress) -> bool:
             # The same words go to stdout, as the result of the command.
             lines.addFilter(lambda record: not hasattr(record, "exit_code"))
         handlers.append(lines)
-    for handler in handlers:
-        root.addHandler(handler)
+    root.handlers[:] = handlers  # in place of those of an earlier run, whose question was answered
     return bool(handlers)
 
 
@@ -285,7 +296,7 @@ def _try(spec: Spec, rows: Batch) -> tuple[Sequence[Outcome], float]:
     started = time.perf_counter()
     outcomes: Sequence[Outcome]
     try:
-        outcomes = [Returned(tasks.run_here(spec, *rows[0]))] if spec.batch == 1 else batches.call(spec, rows)
+        outcomes = [Returned(tasks.call_here(spec, *rows[0]))] if spec.batch == 1 else batches.call(spec, rows)
     except (Later, Fail, CommandFailed, TaskError) as told:
         # These say all there is to say; where they were raised would not help.
         outcomes = [Raised(told)] * len(rows)

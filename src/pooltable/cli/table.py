@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,28 @@ def open_table(settings: Settings) -> TaskTable:
         order_by=settings["order_by"],
         where=settings["where"],
     )
+
+
+def can_ask() -> bool:
+    """Whether somebody is there who can answer."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
+
+
+def ask_columns(table: TaskTable, empty: str) -> dict[str, Any]:
+    """The columns for what the task returns, as settings; none where the answer is empty, which means `empty`."""
+    import typer
+
+    names = ", ".join(column.name for column in table.mapping.columns)
+    question = f"Columns for what the task returns, with commas, of {names} (empty: {empty})"
+    answer = typer.prompt(question, default="", show_default=False, err=True)
+    found = tuple(name.strip() for name in answer.split(",") if name.strip())
+    if not found:
+        return {}
+    # A mapping goes into a column for JSON as it is; into those to write, part by part.
+    types = {column.name: str(column.type) for column in table.mapping.rows}
+    if len(found) == 1 and types.get(found[0], "").startswith("JSON"):
+        return {"result": found[0]}
+    return {"write": found}
 
 
 def read_key(text: str, table: TaskTable) -> tuple[Any, ...]:

@@ -3,13 +3,17 @@
     Pool, PoolExecutor, the runner  -- submit(function, args, sink) -->  engine
     Sink  <-- heard(record) --  engine, on its I/O thread
 
-A record holds bytes. An Answer, made of one, unpickles them in the thread that asks for the `outcome()`, so that no
-user code ever runs, and no slow unpickling happens, on the I/O thread.
+A record holds bytes. Who wants the value unpickles them in the thread that asks, so that no user code ever runs, and no
+slow unpickling happens, on the I/O thread. An Answer is for a runner, whose workers answer with plain values.
 """
 
 from __future__ import annotations
 
+import dis
+import functools
 import pickle
+import signal
+import threading
 import traceback as tracebacks
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -24,6 +28,7 @@ RAISED = 1
 GIVEN = 2
 LARGE = 3
 
+_RAISE = dis.opmap["RAISE_VARARGS"]
 
 # What a worker says of a call: its number, how it ended, the seconds it took, and the pickled value or the error.
 Record = tuple[int, int, float, Any]
@@ -54,7 +59,11 @@ class Answer:
         self.pid = pid
 
     def outcome(self) -> Outcome:
-        """The value or the error, rebuilt here and now; never raises."""
+        """The value, rebuilt here and now, or the error; never raises. An error that the call itself raised stays in
+        words, because to rebuild it runs code of its own."""
+        if self._record[1] == RAISED:
+            name, message, traceback, *_ = self._record[3]
+            return Raised(RemoteError(name, message, traceback))
         returned, value = load(self._record)
         return Returned(value) if returned else Raised(value)
 
@@ -66,12 +75,16 @@ def load(record: Record, executor: bool = False) -> tuple[bool, Any]:
     if kind == RETURNED:
         try:
             return True, pickle.loads(payload)
-        except (Exception, SystemExit, GeneratorExit) as error:
+        except BaseException as error:
+            if _is_ctrl_c(error):
+                raise
             return False, _cannot_load(error)
     if kind == LARGE:
         try:
             return True, payload.load()
-        except (Exception, SystemExit, GeneratorExit) as error:
+        except BaseException as error:
+            if _is_ctrl_c(error):
+                raise
             return False, _cannot_load(error)
     if kind == RAISED:
         return False, rebuild(payload, executor=executor)
@@ -91,8 +104,31 @@ def _cannot_load(error: BaseException) -> RemoteError:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException as second:
+        if _is_ctrl_c(second):
+            raise
         return "(its __str__ raised)"
+
+
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether somebody pressed Ctrl-C while a value was rebuilt; its own code may raise KeyboardInterrupt, too.
+
+    Signals are for the main thread only. Python's own handler raises from between two instructions; code of a value
+    does so at a `raise`, as the program's own handler does, which then stands in the traceback.
+    """
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        return False
+    handler: Any = signal.getsignal(signal.SIGINT)
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    handling = getattr(handler, "__code__", None)  # a method gives that of its function
+    step, frames = error.__traceback__, []
+    while step is not None:
+        frames.append((step.tb_frame.f_code, step.tb_lasti))
+        step = step.tb_next
+    if any(code is handling for code, _ in frames):
+        return True
+    return bool(frames) and frames[-1][0].co_code[frames[-1][1]] != _RAISE
 
 
 def rebuild(described: tuple[str, str, str, bytes | None, bool], *, executor: bool = False) -> BaseException:
@@ -104,7 +140,9 @@ def rebuild(described: tuple[str, str, str, bytes | None, bool], *, executor: bo
             if isinstance(error, BaseException):
                 error.__cause__ = _cause(traceback, executor)
                 return error
-        except (Exception, SystemExit, GeneratorExit):
+        except BaseException as raised:
+            if _is_ctrl_c(raised):
+                raise
             error = None  # it cannot be rebuilt here: the words below are what is left of it
     remote = RemoteError(name, message, traceback)
     remote.__cause__ = _cause(traceback, executor)

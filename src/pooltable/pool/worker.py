@@ -341,7 +341,7 @@ def describe(error: BaseException, *, skip: int = 1, cause: BaseException | None
     """
     kind = type(error)
     try:
-        message = str(error)
+        message = str.__str__(str(error))  # of no class that was made from str, which the wire does not take
     except BaseException as second:
         message = f"(its __str__ raised {type(second).__name__})"
     try:

@@ -43,7 +43,7 @@ from pooltable.table.states import (
     Status,
     word_text,
 )
-from pooltable.table.values import NOTHING, Converter, cleaned
+from pooltable.table.values import Converter, cleaned
 
 LONGEST_KIND = 200
 
@@ -313,13 +313,10 @@ class Lease:
         claim, verdict, seconds, worker, log = end
         if type(verdict) is Done:
             try:
-                columns, values = self._converter(verdict.value) if verdict.value is not None else NOTHING
+                columns = verdict.stored.columns
+                values = self._converter.bound(columns, verdict.stored.values)
             except CannotStore as error:
                 verdict = GiveUp(*describe(error))
-            except Exception as error:
-                # A value whose own methods raise while its type is looked at.
-                told = describe(error)
-                verdict = GiveUp("CannotStore", f"the result cannot be stored: {told.reason}", told.detail)
             else:
                 facts = (claim.fails, claim.lost, None, seconds, worker)
                 return Write(claim, "done", Status.DONE, columns, values, *facts, "", "", "", "")

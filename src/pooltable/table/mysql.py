@@ -12,6 +12,7 @@ from pymysql.constants import SERVER_STATUS
 from sqlalchemy.sql import sqltypes
 
 from pooltable.errors import MappingError
+from pooltable.table.conversion import Limits
 from pooltable.table.database import Connection, Refused
 from pooltable.table.dialects import Dialect, Index, Trouble
 from pooltable.table.mapping import Column, Mapping
@@ -182,7 +183,7 @@ class MySQL(Dialect):
         ]
 
     def converter(self, mapping: Mapping) -> Converter:
-        return Converter(mapping, nan=False, infinity=False, dates_as_text=False)
+        return Converter(mapping, Limits(nan=False, infinity=False, dates_as_text=False))
 
     def key_types(self, connection: Connection, mapping: Mapping) -> list[str]:
         found = connection.all(

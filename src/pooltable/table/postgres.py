@@ -17,6 +17,7 @@ from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoade
 from sqlalchemy.sql import sqltypes
 
 from pooltable.errors import MappingError
+from pooltable.table.conversion import Limits
 from pooltable.table.database import Connection, Refused
 from pooltable.table.dialects import Dialect, Index, Trouble
 from pooltable.table.mapping import Column, Mapping, with_casts
@@ -139,7 +140,7 @@ class PostgreSQL(Dialect):
         return self.plain(mapping.sql)
 
     def converter(self, mapping: Mapping) -> Converter:
-        return Converter(mapping, nan=True, infinity=True, dates_as_text=False)
+        return Converter(mapping, Limits(nan=True, infinity=True, dates_as_text=False))
 
     def key_types(self, connection: Connection, mapping: Mapping) -> list[str]:
         found = connection.all(

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import sqlalchemy as sa
 
 from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError
+from pooltable.table.conversion import Limits
 from pooltable.table.database import Connection, Refused
 from pooltable.table.dialects import Dialect, Index, Trouble
 from pooltable.table.mapping import Mapping
@@ -170,7 +171,7 @@ class SQLite(Dialect):
 
     def converter(self, mapping: Mapping) -> Converter:
         # It would keep NaN as NULL, without a word.
-        return Converter(mapping, nan=False, infinity=True, dates_as_text=True)
+        return Converter(mapping, Limits(nan=False, infinity=True, dates_as_text=True))
 
     def has_table(self, connection: Connection, schema: str | None, name: str) -> bool:
         prefix = f"{self.quote(schema)}." if schema else ""

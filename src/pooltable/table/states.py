@@ -1,8 +1,8 @@
 """The states of a row, the moves between them, and what an outcome means for a row. Pure: no database, no clock.
 
-    Outcome --judge--> Verdict --(Lease.finish)--> Fate
-    what the pool      what should               what was really
-    tells              be written                written, or why not
+    RowOutcome --judge--> Verdict --(Lease.finish)--> Fate
+    what the worker       what should               what was really
+    tells                 be written                written, or why not
 
 The four states are the user's four status words; everything else that must be remembered of a row (how often it was
 claimed, failed, lost its worker or its runner) is its entry in pooltable's own side table.
@@ -10,23 +10,13 @@ claimed, failed, lost its worker or its runner) is its entry in pooltable's own 
 
 from __future__ import annotations
 
-from concurrent.futures import CancelledError
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 
-from pooltable.errors import (
-    CannotStore,
-    Fail,
-    Later,
-    MappingError,
-    SettingError,
-    WorkerLost,
-    WorkerStartError,
-    describe,
-)
+from pooltable.errors import MappingError, SettingError
 from pooltable.events import End, Key, NotWritten
-from pooltable.outcomes import Outcome, Returned
+from pooltable.outcomes import NOTHING, RowOutcome, Stored
 
 
 class Status(Enum):
@@ -154,9 +144,9 @@ class Claim(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """DONE, with what the task returned."""
+    """DONE, with what is to be stored of what the task returned."""
 
-    value: object = None
+    stored: Stored = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,31 +223,33 @@ class Fate(NamedTuple):
         return None
 
 
-def judge(outcome: Outcome, claim: Claim, retry: Retry, chance: float = 0.5) -> Verdict:
-    """What an outcome means for its row. `chance`, from 0 to 1, places the wait within its jitter."""
-    # The common case first, and not in the match: its patterns are tried one after the other.
-    if isinstance(outcome, Returned):
-        return Done(outcome.value)
-    match outcome.error:
-        case CancelledError() | WorkerStartError():
+def judge(ended: RowOutcome, claim: Claim, retry: Retry, chance: float = 0.5) -> Verdict:
+    """What the end of its task means for a row. `chance`, from 0 to 1, places the wait within its jitter."""
+    if isinstance(ended, Stored):
+        return Done(ended)
+    words = ended.kind, ended.reason, ended.detail
+    match ended.how:
+        case "cancelled":
             # The call never ran, or was ended because the runner stops: neither says anything about the row.
             return Released()
-        case Later() as later:
-            return PutOff(later.seconds, later.reason)
-        case Fail() | CannotStore() as error:
-            return GiveUp(*describe(error))
-        case WorkerLost() as error:
+        case "later":
+            return PutOff(ended.seconds, ended.reason)
+        case "fail" | "unstorable":
+            return GiveUp(*words)
+        case "lost":
             lost = claim.lost + 1
             if lost >= retry.lost:
-                return GiveUp(*describe(error), counts="lost")
+                return GiveUp(*words, counts="lost")
             # Most often the machine was out of memory for a moment: the first time costs no wait.
             pause = 0.0 if lost == 1 else retry.pause_after(lost - 1, chance)
-            return Again(pause, *describe(error), counts="lost")
-        case error:
+            return Again(pause, *words, counts="lost")
+        case "raised":
             fails = claim.fails + 1
             if fails >= retry.fails:
-                return GiveUp(*describe(error), counts="fails")
-            return Again(retry.pause_after(fails, chance), *describe(error), counts="fails")
+                return GiveUp(*words, counts="fails")
+            return Again(retry.pause_after(fails, chance), *words, counts="fails")
+        case _:
+            assert_never(ended.how)
 
 
 class Found(NamedTuple):

@@ -18,6 +18,7 @@ from pooltable.rows import Row
 from pooltable.table import jobs, schema
 from pooltable.table.adding import insert_rows
 from pooltable.table.checkup import checkup
+from pooltable.table.conversion import Store
 from pooltable.table.database import Connection, Database, Result, Session
 from pooltable.table.finding import Finding
 from pooltable.table.indexing import make_index
@@ -330,6 +331,11 @@ class TaskTable:
                 f"table {self.name!r}: a key is {', '.join(c.name for c in columns)}, and {key!r} does not match that"
             )
         return tuple(self._converter().key_part(column, part) for column, part in zip(columns, parts, strict=True))
+
+    @property
+    def store(self) -> Store | None:
+        """What turns a value that a task returned into those of its columns, in its worker; None without columns."""
+        return self._converter().store
 
     def _converter(self) -> Converter:
         return self._database.dialect.converter(self.mapping)
