@@ -146,6 +146,30 @@ def test_init_asks_for_what_it_cannot_see(folder: Any, terminal: Any) -> None:
     assert folder.sql("SELECT state FROM video ORDER BY id") == [("DONE",), ("DONE",), (None,)]
 
 
+def test_init_asks_where_a_result_goes(hosts: Any, terminal: Any) -> None:
+    (hosts.path / "pooltable.toml").unlink()
+    asked = terminal("init", "--db", "work.db", "--table", "host")
+    asked.wait_for(r"Columns for what the task returns, with commas, of name, caption \(empty: it returns nothing\): $")
+    asked.type("caption\n")
+    assert asked.finish() == 0
+    assert 'write = ["caption"]' in (hosts.path / "pooltable.toml").read_text()
+    assert hosts.run("run", "app:mission", "--quiet").returncode == 0
+    assert hosts.sql("SELECT caption FROM host WHERE id = 1") == [("WEB1",)]
+
+
+@pytest.mark.parametrize(("answer", "caption"), [("caption", "WEB1"), ("", None)])
+def test_run_asks_before_it_drops_the_first_value(hosts: Any, terminal: Any, answer: str, caption: str | None) -> None:
+    (hosts.path / "pooltable.toml").write_text('db = "work.db"\ntable = "host"\nprocesses = 2\n')
+    asked = terminal("run", "app:mission")
+    asked.wait_for(r"the task returned a value for row \d, and no column takes it")
+    asked.wait_for(r"of name, caption \(empty: drop it, and that of every row\): $")
+    assert hosts.sql("SELECT count(*) FROM host WHERE status = 'PENDING'") == [(4,)]
+    asked.type(answer + "\n")
+    assert asked.finish() == 0
+    assert "4 done, 0 failed" in asked.seen
+    assert hosts.sql("SELECT caption, status FROM host WHERE id = 1") == [(caption, "DONE")]
+
+
 def test_a_question_that_is_not_answered_ends_without_a_traceback(folder: Any, terminal: Any) -> None:
     asked = terminal("init")
     asked.wait_for(r"Database.*: $")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.saving import edited
 from pooltable.cli.show import say, say_json
-from pooltable.cli.table import open_table
+from pooltable.cli.table import ask_columns, can_ask, open_table
 from pooltable.config import INDIRECT, OWN_FILE, Settings, to_toml
 from pooltable.errors import MappingError, SettingError
 from pooltable.table.states import word_text
@@ -61,13 +60,14 @@ def init(
       pooltable init --index     beside writers, on all but SQLite
       pooltable init --again --pending NULL     after a run with another word
     """
-    if not settings["db"] and _can_ask():
+    if not settings["db"] and can_ask():
         answer = typer.prompt("Database (a URL such as postgresql://user@host/name, or a SQLite file)", err=True)
         settings = settings.answered({"db": answer})
     if not settings["table"]:
         settings = settings.answered({"table": _choose_table(settings)})
     if not print_sql:
         settings = settings.answered(_ask_words(settings))
+        settings = settings.answered(_ask_columns(settings))
     table = open_table(settings)
     if print_sql:
         sql = table.init_sql().rstrip()
@@ -91,10 +91,6 @@ def init(
     return 0
 
 
-def _can_ask() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
-
-
 def _choose_table(settings: Settings) -> str:
     import sqlalchemy as sa
 
@@ -111,7 +107,7 @@ def _choose_table(settings: Settings) -> str:
     if not names:
         raise SettingError(f"{database.name} has no tables; make one, for example with `pooltable add --create`")
     shown = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
-    if not _can_ask():
+    if not can_ask():
         raise SettingError(f"which table? {database.name} has {shown}: give --table")
     return str(typer.prompt(f"Table with the rows to work on ({shown})", err=True))
 
@@ -119,7 +115,7 @@ def _choose_table(settings: Settings) -> str:
 def _ask_words(settings: Settings) -> dict[str, Any]:
     """The status words, where no row waits under ours and somebody is there to ask."""
     asked: dict[str, Any] = {}
-    if not _can_ask():
+    if not can_ask():
         return asked
     try:
         table = open_table(settings)
@@ -139,6 +135,15 @@ def _ask_words(settings: Settings) -> dict[str, Any]:
         if settings.origin(state) == "default":
             asked[state] = typer.prompt(f"The word for {state.upper()}", default=word_text(default), err=True)
     return asked
+
+
+def _ask_columns(settings: Settings) -> dict[str, Any]:
+    """Where a result goes, where nobody has said it and somebody is there to ask."""
+    if not can_ask() or settings["write"] or settings["result"] is not None:
+        return {}
+    table = open_table(settings)
+    table.prepare(create=False)
+    return ask_columns(table, "it returns nothing") if table.mapping.columns else {}
 
 
 def _counted(word: object, count: int | None) -> str:
