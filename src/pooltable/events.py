@@ -243,9 +243,8 @@ class ThreadsLeft(Event):
     def __str__(self) -> str:
         names = ", ".join(map(repr, self.names))
         return (
-            f"worker {self.worker} (pid {self.pid}) was ended 2 s after it was let go, because a task has left "
-            f"{'threads' if len(self.names) > 1 else 'a thread'} running: {names}. Join them before the task returns, "
-            "or start them with daemon=True"
+            f"worker {self.worker} (pid {self.pid}) was ended 2 s after it was let go, because threads of a task still "
+            f"ran: {names}. Join them before the task returns, or start them with daemon=True"
         )
 
 

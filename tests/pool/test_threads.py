@@ -111,7 +111,7 @@ def test_a_worker_that_is_let_go_while_a_thread_runs_is_ended_soon_and_that_is_t
     assert 1.5 < time.monotonic() - began < 8
     (told,) = [event for event in events if isinstance(event, ThreadsLeft)]
     assert set(told.names) <= {"uploader", "logger"}
-    assert "a task has left" in str(told)
+    assert "threads of a task still ran" in str(told)
 
 
 def test_a_thread_that_ends_when_python_asks_for_it_delays_nothing(method: str) -> None:
