@@ -346,8 +346,9 @@ class Floor:
     def _collapse(self, error: BaseException) -> None:
         """This thread has failed: nobody may wait for it."""
         with self.lock:
-            self.failed = self.closing = True
+            # In this order, because whoever is refused looks at them without the lock.
             broken = self.staff.io_thread_failed(error)
+            self.failed = self.closing = True
             for number in list(self.ledger.calls):
                 self.give(number, broken)
         self.staff.abandon()
