@@ -282,6 +282,17 @@ def test_values_that_no_terminal_likes_are_shown_all_the_same(hosts: Any) -> Non
 # ---- changing
 
 
+def test_retry_takes_all_that_are_done_or_all_that_are_finished(hosts: Any) -> None:
+    hosts.run("run", "app:picky")
+    assert hosts.run("retry", "--done").stdout == "2 rows wait again\n"
+    assert hosts.sql("SELECT id FROM host WHERE status = 'PENDING' ORDER BY id") == [(1,), (3,)]
+    assert "no row is DONE; nothing was changed" in hosts.run("retry", "--done").line
+    hosts.run("run", "app:picky")
+    assert hosts.run("retry", "--all").stdout == "4 rows wait again\n"
+    assert hosts.sql("SELECT DISTINCT status FROM host") == [("PENDING",)]
+    assert "leave out --done and --all" in hosts.run("retry", "--all", "--kind", "ValueError").line
+
+
 def test_retry_by_key_by_kind_and_all(hosts: Any) -> None:
     hosts.run("run", "app:picky", "--quiet")
     assert hosts.run("retry", "2", "1").stdout == "2 rows wait again\n"

@@ -21,11 +21,13 @@ QUIET_IF_NONE = Annotated[
 ]
 
 
-@takes(*TABLE, renamed={"failed": "--failed-word"})
+@takes(*TABLE, renamed={"failed": "--failed-word", "done": "--done-word"})
 def retry(
     settings: Settings,
     keys: Annotated[list[str] | None, typer.Argument(metavar="KEY", help="Rows to run again, DONE ones too.")] = None,
     failed: Annotated[bool, typer.Option("--failed/--no-failed", show_default=False, help="All that failed.")] = False,
+    done: Annotated[bool, typer.Option("--done/--no-done", show_default=False, help="All that are done.")] = False,
+    every: Annotated[bool, typer.Option("--all/--no-all", show_default=False, help="Both.")] = False,
     kind: Annotated[str | None, typer.Option("--kind", help="Those that failed with this kind of error.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Those that failed in this run.")] = None,
     quiet_if_none: QUIET_IF_NONE = False,
@@ -37,32 +39,41 @@ def retry(
     Examples:
       pooltable retry 42 43
       pooltable retry --failed
+      pooltable retry --done                     --all: both
       pooltable retry --kind TimeLimitExceeded
       pooltable retry --run 1f0c9a      undoes a run's failures; runs say their id
     """
-    if bool(keys) + failed + (kind is not None) + (run is not None) == 0:
-        raise UsageError("retry which rows? Give keys, --failed, --kind KIND or --run ID")
-    if keys and (failed or kind is not None or run is not None):
-        raise UsageError("give either keys, or --failed, --kind, --run")
+    failed, done = failed or every, done or every
+    some = kind is not None or run is not None
+    if not (keys or failed or done or some):
+        raise UsageError("retry which rows? Give keys, --failed, --done, --all, --kind KIND or --run ID")
+    if keys and (failed or done or some):
+        raise UsageError("give either keys, or --failed, --done, --all, --kind, --run")
+    if done and some:
+        raise UsageError("--kind and --run are for rows that failed: leave out --done and --all")
     table = open_table(settings)
     wanted = [read_key(key, table) for key in keys] if keys else None
-    count = table.requeue(wanted, failed=failed, kind=kind, run=run)
+    count = table.requeue(wanted, failed=failed, done=done, kind=kind, run=run)
     if as_json:
         say_json({"requeued": count})
     elif count:
         say(f"{_rows(count)} again")
     if count == 0:
-        return _none(_why_none(table, keys, kind, run), quiet_if_none)
+        return _none(_why_none(table, keys, done, failed, kind, run), quiet_if_none)
     if wanted is not None and count < len(wanted):
         say(f"{len(wanted) - count} of the keys are no finished rows")
     return 0
 
 
-def _why_none(table: TaskTable, keys: list[str] | None, kind: str | None, run: str | None) -> str:
+def _why_none(
+    table: TaskTable, keys: list[str] | None, done: bool, failed: bool, kind: str | None, run: str | None
+) -> str:
     if keys:
         return f"{keys[0]} is no finished row" if len(keys) == 1 else f"none of the {len(keys)} keys is a finished row"
     if kind is not None and (why := why_no_kind(table, kind)):
         return why
+    if done:
+        return "no row is DONE or FAILED" if failed else "no row is DONE"
     return "no row is FAILED" + (f" of run {run!r}" if run else "")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pooltable import notebook
 from pooltable.events import Key
-from pooltable.rows import Row
+from pooltable.rows import Row, key_text
 from pooltable.table.database import Connection
 from pooltable.table.kinds import is_kind
 from pooltable.table.statements import Statements
@@ -87,7 +87,7 @@ class Entries(list[Entry]):
 
     def _repr_html_(self) -> str:
         def told(entry: Entry) -> list[object]:
-            key = ",".join(map(str, entry.key))
+            key = key_text(entry.key)
             return [key, entry.attempt, _at(entry.finished_at), entry.seconds, entry.reason or entry.kind]
 
         return notebook.table(["key", "attempt", "when", "seconds", "reason"], map(told, self))

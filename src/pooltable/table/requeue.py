@@ -15,11 +15,17 @@ AT_ONCE = 1000
 
 
 def requeue(
-    session: Session, s: Statements, keys: Sequence[Key] | None, failed: bool, kind: str | None, run: str | None
+    session: Session,
+    s: Statements,
+    keys: Sequence[Key] | None,
+    states: Sequence[Status],
+    kind: str | None,
+    run: str | None,
 ) -> int:
-    """Makes finished rows PENDING; how many."""
+    """Makes finished rows PENDING: those of `keys`, or those in one of `states`, or FAILED of a `kind` or `run`; how
+    many."""
     if keys is None:
-        keys = session.read(lambda c: _failed_keys(c, s, failed, kind, run))
+        keys = session.read(lambda c: _keys_of(c, s, states, kind, run))
     count = 0
     for at in range(0, len(keys), AT_ONCE):
         some = keys[at : at + AT_ONCE]
@@ -27,10 +33,13 @@ def requeue(
     return count
 
 
-def _failed_keys(c: Connection, s: Statements, failed: bool, kind: str | None, run: str | None) -> list[Key]:
+def _keys_of(c: Connection, s: Statements, states: Sequence[Status], kind: str | None, run: str | None) -> list[Key]:
     is_failed = s.is_word[Status.FAILED]
     if kind is None and run is None:
-        return c.all(f"SELECT {s.keys} FROM {s.t} WHERE {is_failed}{s.has_key}{s.scope}") if failed else []
+        found: list[Key] = []
+        for state in states:
+            found += c.all(f"SELECT {s.keys} FROM {s.t} WHERE {s.is_word[state]}{s.has_key}{s.scope}")
+        return found
     of_kind, values = is_kind(c, s, kind)
     where = f"pt_e.ended IN ('failed', 'stuck'){of_kind}"
     if run is not None:

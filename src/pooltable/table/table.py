@@ -30,7 +30,7 @@ from pooltable.table.reading import Counts, Entries, Entry, Reader
 from pooltable.table.requeue import release_dead, release_foreign, requeue
 from pooltable.table.rights import held, needed
 from pooltable.table.statements import Statements
-from pooltable.table.states import Words
+from pooltable.table.states import Status, Words
 from pooltable.table.upkeep import Pruned, prune
 from pooltable.table.values import Converter
 
@@ -353,21 +353,23 @@ class TaskTable:
         keys: Iterable[Any] | None = None,
         *,
         failed: bool = False,
+        done: bool = False,
         kind: str | None = None,
         run: str | None = None,
     ) -> int:
         """Makes finished rows PENDING again, with a fresh budget; how many.
 
-        Those of `keys` that are DONE, FAILED or stuck (one under back-off becomes due now); or, of the FAILED ones, all
-        with `failed`, those of one `kind` of error (as in `failures`), those that the run `run` (the start of its
-        id) finished.
+        Those of `keys` that are DONE, FAILED or stuck (one under back-off becomes due now); or all that are DONE, with
+        `done`; or, of the FAILED ones, all with `failed`, those of one `kind` of error (as in `failures`), those that
+        the run `run` (the start of its id) finished.
         """
         wanted = None if keys is None else [self._key(key) for key in keys]
         statements = self._known
         self.prepare()
         session = self._database.session()
         try:
-            return requeue(session, statements, wanted, failed, kind, run)
+            states = [Status.DONE] * done + [Status.FAILED] * failed
+            return requeue(session, statements, wanted, states, kind, run)
         finally:
             session.close()
 
