@@ -90,7 +90,8 @@ class Looker:
     def _strange(self, c: Connection, words: dict[Any, int | None]) -> tuple[Any, ...]:
         s = self._s
         known = [word for _, word in s.mapping.words.items()]
-        if self._entries:
+        # Another job may be set up on this column before this one has any side table of its own.
+        if s.dialect.has_table(c, s.mapping.schema, "pooltable_job"):
             q, mark = s.dialect.quote, s.mark
             sql = (
                 f"SELECT words FROM {s.names.jobs} WHERE {q('table')} = {mark} AND {q('status')} = {mark}"
