@@ -218,7 +218,8 @@ class Reporter:
                 self._reader.forget(self._ended_workers.pop(0)[1])
         if self._listeners and now >= self._show_at:
             self._show_at = now + SHOW_SECONDS
-            workers: tuple[WorkerDoing, ...] = self._reader.now() if self._reader else ()
+            ended = {pid for _, pid in self._ended_workers}
+            workers: tuple[WorkerDoing, ...] = self._reader.now(ended) if self._reader else ()
             self.tell(self.tally.progress(now, doing, workers))
 
     def close(self, last: Event, patient: Callable[[], bool], in_a_hurry: bool) -> None:

@@ -57,6 +57,26 @@ def test_one_row_starts_one_worker(videos):
     assert len([event for event in seen if isinstance(event, events.WorkerStarting)]) == 1
 
 
+def test_progress_shows_each_worker_there_is_and_none_that_died(videos, monkeypatch):
+    """A worker's output is kept for a while after its death; the worker itself is not shown any longer."""
+    monkeypatch.setattr("pooltable.reporter.SHOW_SECONDS", 0.02)
+    gate = videos.folder / "gate"
+    videos.add(f"gate:{gate}", *["kill"] * 6)
+    dead, shown = [], []
+
+    def watch(event):
+        if isinstance(event, events.WorkerEnded) and event.why == "lost":
+            dead.append(event.pid)
+        elif isinstance(event, events.Progressed):
+            shown.append(len(event.workers))
+            if len(dead) == 6:
+                gate.touch()
+
+    summary = run(missions.by_content, table(videos), processes=2, retry=Retry(lost=1), listeners=[watch])
+    assert (summary.done, summary.lost, len(dead)) == (1, 6, 6)
+    assert max(shown) == 2
+
+
 def test_a_task_that_raises_fails_its_row_alone_with_the_traceback(videos):
     videos.add("ok", "raise", "ok")
     summary = run(missions.by_content, table(videos), processes=2)

@@ -15,7 +15,7 @@ import mmap
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
 from pooltable.events import Key, WorkerDoing, WorkerLogged, WorkerPrinted
@@ -295,10 +295,11 @@ class Reader:
             events.extend(worker.poll())
         return events
 
-    def now(self) -> tuple[WorkerDoing, ...]:
-        """What each worker is at, those that were not forgotten yet."""
+    def now(self, ended: Container[int] = ()) -> tuple[WorkerDoing, ...]:
+        """What each worker is at, without the pids that have `ended` and whose output is kept until it is forgotten."""
         self._discover()
-        return tuple(sorted((worker.now() for worker in self._workers.values()), key=lambda doing: doing.worker))
+        there = (worker for pid, worker in self._workers.items() if pid not in ended)
+        return tuple(sorted((worker.now() for worker in there), key=lambda doing: doing.worker))
 
     def log_of(self, pid: int, key: Key, attempt: int, limit: int = 16384) -> str:
         """What that attempt printed and logged, at most about `limit` characters of it: the beginning and the end."""
