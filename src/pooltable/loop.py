@@ -21,7 +21,7 @@ from pooltable.crew import Crew, Inbox
 from pooltable.errors import DatabaseError, DatabaseUnavailable, ResultDropped
 from pooltable.events import Halted, RowsClaimed, RunEnded, RunStarted, Stopping, Summary
 from pooltable.hands import GATHER_SECONDS, Hands
-from pooltable.pace import Appetite, Ladder, Pace, Step
+from pooltable.pace import Appetite, Ladder, Pace, Probe, Step
 from pooltable.patience import Patience
 from pooltable.reporter import Reporter
 from pooltable.rows import key_text
@@ -85,6 +85,7 @@ class Loop:
         self._census = Census(lambda: table.counts().pending, reporter.tally.saw_pending)
         self._ladder = Ladder(plan.pace.grace)
         self._appetite = Appetite(plan.poll)
+        self._probe = Probe(plan.poll, time.monotonic())
         self._files: FileWatch | None = None
         self._error: BaseException | None = None
         self._halted = ""
@@ -319,6 +320,8 @@ class Loop:
             self._hands.room.saw_claim(done - now)
             self._reporter.paused(answer.paused)
             self._appetite.saw(len(answer.claims), room, done, answer.due_in)
+            if answer.claims:
+                self._probe.saw_work(done)
             if self._appetite.dry:
                 self._came_back_short()
         elif again:
@@ -408,14 +411,37 @@ class Loop:
             self._crew.wait(seconds, answers)
 
     def _watch(self, seconds: float, answers: int) -> None:
-        """Wait as above, and for somebody's change of the database where that can be noticed."""
+        """Wait as above, and for new rows: a change of the file, or a server's answer that one waits."""
+        if not self._lease.files:
+            self._ask_for_rows(seconds, answers)
+            return
         if self._files is not None:
             self._files.listen()
         changed = self._patience.ask(self._lease.changed)
         if changed:
             self._appetite.hurry()
             self._look_at = 0.0
-        elif changed is None or self._files is not None:
+        elif self._files is not None:
             self._crew.wait(seconds, answers)
         else:
             self._crew.wait(min(seconds, WATCH_SECONDS), answers)
+
+    def _ask_for_rows(self, seconds: float, answers: int) -> None:
+        """Wait as above, and ask the server now and then whether a row waits."""
+        until = time.monotonic() + seconds
+        # While the job is paused, rows wait in vain.
+        asks = not self._reporter.is_paused
+        while True:
+            now = time.monotonic()
+            due = self._probe.next if asks else until
+            if self._crew.wait(max(0.0, min(due, until) - now), answers) or due >= until:
+                return
+            asked_at = time.monotonic()
+            found = self._patience.ask(self._lease.waits)
+            if found is None:
+                return
+            self._probe.saw_answer(found, asked_at, time.monotonic() - asked_at)
+            if found:
+                self._appetite.hurry()
+                self._look_at = 0.0
+                return

@@ -412,3 +412,41 @@ def test_keys_that_python_has_no_date_for_are_claimed_read_and_finished_like_oth
     assert postgresql.sql("SELECT DISTINCT status FROM day") == [("DONE",)]
     assert {table.entry(at).status for at in [*far, "2024-05-06"]} == {"done"}
     assert table.requeue(["infinity", "2024-05-06"]) == 2
+
+
+# ---- whether a row waits
+
+
+def test_a_server_tells_whether_a_row_waits_that_can_be_claimed(served):
+    lease = served.lease(served.video(3, where="id < 10"))
+    assert lease.waits()
+    claims = lease.claim(10)
+    assert not lease.waits()
+    lease.again(claims[0])
+    assert not lease.waits(), "it is under back-off"
+    served.sql("INSERT INTO video (id, status) VALUES (11, 'PENDING')")
+    assert not lease.waits(), "it is out of scope"
+    lease.release(claims[1])
+    assert lease.waits()
+    lease.done(*claims[2:])
+
+
+def test_an_idle_runner_begins_a_new_row_long_before_its_next_claim_is_due(served, monkeypatch):
+    import threading
+
+    from pooltable import Runner, pace
+
+    monkeypatch.setattr(pace.Pulse, "QUICKEST", 300.0)
+    table = served.video(1, write=("caption",))
+    runner = Runner(lambda row: "seen", table, processes=0, forever=True, poll=300.0)
+    thread = threading.Thread(target=runner.run)
+    thread.start()
+    try:
+        for number in (1, 2, 3):
+            wait_until(lambda number=number: served.statuses() == dict.fromkeys(range(1, number + 1), "DONE"))
+            if number < 3:
+                served.sql("INSERT INTO video (id, status) VALUES (:id, 'PENDING')", id=number + 1)
+    finally:
+        runner.stop()
+        thread.join()
+    served.counts_claims = False

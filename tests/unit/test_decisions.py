@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pooltable.pace import Appetite, Room, Streaks
+import pytest
+
+from pooltable.pace import Appetite, Probe, Room, Streaks
 from pooltable.table.states import Claim, Fate
 
 
@@ -41,6 +43,37 @@ def test_claims_that_come_shortly_before_a_row_is_due_do_not_make_the_next_looks
     for i in range(20):
         appetite.saw(claims=0, room=1, now=100.001 + i / 1000, due_in=None)
     assert appetite.next == 100.05
+
+
+def test_a_server_is_asked_quickly_after_work_and_then_ever_more_rarely():
+    probe = Probe(poll=2.0, now=100.0)
+    for idle, pause in ((1.0, 0.02), (60.0, 0.02), (600.0, 0.2), (6000.0, 2.0), (60_000.0, 2.0)):
+        probe.saw_answer(found=False, asked_at=100.0 + idle, seconds=0.0001)
+        assert probe.next == pytest.approx(100.0 + idle + pause)
+    probe.saw_work(70_000.0)
+    probe.saw_answer(found=False, asked_at=70_000.0, seconds=0.0001)
+    assert probe.next == pytest.approx(70_000.02)
+
+
+def test_a_question_that_takes_long_is_asked_for_one_part_in_a_hundred_of_the_time():
+    probe = Probe(poll=30.0, now=0.0)
+    for _ in range(20):
+        probe.saw_answer(found=False, asked_at=1.0, seconds=0.09)
+    assert probe.next == pytest.approx(10.0)
+    # One that is quick shows that the others had to wait for the machine.
+    probe.saw_answer(found=False, asked_at=1.0, seconds=0.0001)
+    assert probe.next == pytest.approx(1.02)
+
+
+def test_rows_that_others_keep_locked_are_asked_for_half_as_often_each_time():
+    probe = Probe(poll=2.0, now=0.0)
+    pauses = []
+    for _ in range(9):
+        probe.saw_answer(found=True, asked_at=1.0, seconds=0.0001)
+        pauses.append(round(probe.next - 1.0, 3))
+    assert pauses == [0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.0, 2.0]
+    probe.saw_work(1.0)
+    assert probe.next == pytest.approx(1.02)
 
 
 def test_what_the_end_of_a_row_tells_of_when_it_may_be_claimed_again():

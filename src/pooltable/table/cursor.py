@@ -49,6 +49,11 @@ class Cursor:
             self._position = found[-1].position
         return found
 
+    def waits(self, c: Connection, s: Statements) -> bool:
+        """Whether a row waits that the next claim would look at; nothing is locked."""
+        behind = self._position if self._rest and s.behind else None
+        return s.waits(c, behind)
+
     def _from_start(self, c: Connection, s: Statements, room: int) -> list[Picked]:
         began = time.monotonic()
         found = s.waiting(c, room, None)

@@ -178,6 +178,10 @@ class Lease:
         before, self._version = self._version, version
         return before is not None and before != version
 
+    def waits(self) -> bool:
+        """Whether a row waits to be claimed, asked by one short statement outside any transaction."""
+        return self._session.read(lambda c: self._cursor.waits(c, self._statements))
+
     def abandon(self) -> None:
         """Lets go of the connection, and leaves the rest to the rescue; after `close` it does nothing."""
         self._session.close()

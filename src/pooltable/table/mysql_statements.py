@@ -60,6 +60,7 @@ class MySQLStatements(Statements):
         tail = f" ORDER BY {m.order.sql} LIMIT %s FOR UPDATE SKIP LOCKED"
         self.sql_waiting = head + tail
         self.sql_waiting_behind = head + self.behind + tail
+        self.sql_waits, self.sql_waits_behind = self.asking(f"{pending} AND {under}{self.scope}")
         fresh = f"ended IN ({_OVER})"
         self.marks = ", ".join(["%s"] * self.width)
         self.sql_open = (

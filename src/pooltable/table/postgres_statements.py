@@ -89,6 +89,7 @@ class PostgresStatements(Statements):
         tail = f" ORDER BY {m.order.sql} LIMIT \0{lock}"
         self.sql_waiting = head + tail
         self.sql_waiting_behind = head + self.behind + tail
+        self.sql_waits, self.sql_waits_behind = self.asking(f"{pending}{self.has_key} AND {under}{self.scope}")
         keep = f"CASE WHEN pt_e.ended IN ({_OVER}) THEN {{}} ELSE {{}} END"
         self.sql_take = (
             f"WITH pt_x AS MATERIALIZED (SELECT * FROM unnest({arrays}, %s::bigint[]) AS pt_x({ks}, claim_no)),"

@@ -60,6 +60,9 @@ class Statements:
     # `now`, paused, due and left, with the runner's row locked; and without `left`, where it has no row.
     sql_opening: str
     sql_opening_without: str
+    # Whether a row waits: what a claim looks for, without locks and with nothing to carry.
+    sql_waits: str
+    sql_waits_behind: str
     opening_now: str  # how `Opening.now` is said in a later statement of its transaction: by its value, or a function
 
     def __init__(self, mapping: Mapping, job: str, dialect: Dialect) -> None:
@@ -167,6 +170,13 @@ class Statements:
             condition = f" WHERE {self.has_key.removeprefix(' AND ')}"
         return f"SELECT {self.positions} FROM {self.t}{condition} ORDER BY {turned} LIMIT 1"
 
+    def asking(self, condition: str) -> tuple[str, str]:
+        """The questions whether there is a row like this, from the start of the order and behind a position."""
+        # In the order of the claims, because its index is then the way to the first one, whatever a planner thinks of
+        # how many there are.
+        head, tail = f"SELECT 1 FROM {self.t} WHERE {condition}", f" ORDER BY {self.mapping.order.sql} LIMIT 1"
+        return head + tail, head + self.behind + tail
+
     def behind_values(self, position: Sequence[Any]) -> tuple[Any, ...]:
         return tuple(position[i] for i in self._behind_at)
 
@@ -226,6 +236,12 @@ class Statements:
     def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[Picked]:
         """Pending rows in order, behind the position `after`, without those that are under back-off."""
         raise NotImplementedError
+
+    def waits(self, c: Connection, after: tuple[Any, ...] | None) -> bool:
+        """Whether a row waits, behind the position `after`, that is not under back-off."""
+        if after is None:
+            return c.first(self.sql_waits) is not None
+        return c.first(self.sql_waits_behind, self.behind_values(after)) is not None
 
     def take(
         self, c: Connection, runner: str, picked: Sequence[Picked], first: int, now: Any
