@@ -15,14 +15,17 @@ from collections.abc import Callable
 from urllib.parse import unquote
 
 HIDDEN = "***"
-_EXAMPLE = "a database URL looks like postgresql://user:password@host:5432/name"
+# Told apart from what people wrote, because a message with it in may be freed of passwords as a whole.
+_PLACES = "://USER:PASSWORD@HOST:5432/NAME"
+EXAMPLE = f"a database URL looks like postgresql{_PLACES}"
 
 # Everything up to the last @, because a password that is not encoded may hold any character. Without an @ it is what
 # stands in the place of a port and is none.
 _IN_PLACE = re.compile(r"\A(?P<user>[\w+.-]*://[^:/\[]*:)(?P<password>.*(?=@)|(?!\d*([/?]|\Z))[^@/]*)", re.DOTALL)
 _IN_QUERY = re.compile(r"(?<=[?&])(?P<user>\w*(?:password|passwd|passphrase)=)(?P<password>[^&\s]+)", re.IGNORECASE)
 _IN_TEXT = re.compile(
-    r"(?P<user>://[^:/\s]*:)\S*(?=@)|(?P<name>\b\w*(?:password|passwd|passphrase)=)('[^']*'|[^\s&'\"]+)", re.IGNORECASE
+    rf"(?!{_PLACES})(?P<user>://[^:/\s]*:)\S*(?=@)"
+    r"|(?P<name>\b\w*(?i:password|passwd|passphrase)=)('[^']*'|[^\s&'\"]+)"
 )
 
 _SCHEME = re.compile(r"(sqlite|postgres|postgresql|mysql|mariadb)(\+\w+)?:", re.IGNORECASE)
@@ -72,7 +75,7 @@ def mistake_in(url: str) -> str | None:
     where = _HOST.fullmatch(rest)
     port = where["port"] if where else "?"
     if port and not (port.isdecimal() and port.isascii() and 0 < int(port) < 65536):
-        return f"the port in the database URL must be a number up to 65535; {_EXAMPLE}"
+        return f"the port in the database URL must be a number up to 65535; {EXAMPLE}"
     return None
 
 
@@ -81,9 +84,9 @@ def _mistake_in_path(path: str) -> str | None:
     if scheme and scheme[1].lower() == "sqlite":
         return _sqlite_is_written(path[scheme.end() :])
     if scheme or re.match(r"(postgres(ql)?|mysql|mariadb)/", path):
-        return f"the database URL lacks its ://; {_EXAMPLE}"
+        return f"the database URL lacks its ://; {EXAMPLE}"
     if _DSN.search(path) or re.match(r"[^/]*:.*@", path):
-        return f"this is neither a SQLite file nor a database URL; {_EXAMPLE}"
+        return f"this is neither a SQLite file nor a database URL; {EXAMPLE}"
     return None
 
 

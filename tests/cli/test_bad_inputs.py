@@ -105,7 +105,8 @@ def test_a_server_that_is_not_there_is_exit_4_without_its_password(folder: Any) 
     "url, parts",
     [
         ("sqlite://v.db", ["sqlite:///v.db"]),
-        ("postgresql://host:abc/shop", ["the port", "postgresql://user:password@host:5432/name"]),
+        ("postgresql://host:abc/shop", ["the port", "postgresql://USER:PASSWORD@HOST:5432/NAME"]),
+        ("postgresql://me:se cret@host:abc/shop", ["the port", "postgresql://USER:PASSWORD@HOST:5432/NAME"]),
         ("mysql://me:s@cret@host/shop", ["%40", "%2F", "%3A"]),
         ("postgresql://me:s:cret@host/shop", ["%40", "%2F", "%3A"]),
         ("mysql://host/shop?nonsense=1", ["nonsense"]),

@@ -113,3 +113,11 @@ def test_a_drivers_message_is_freed_of_passwords_by_their_place_and_never_of_let
     assert without_passwords(said) == (
         'connection to "postgresql://me:***@here/db" failed: password=*** user=me passwd=*** and more'
     )
+
+
+def test_the_example_in_a_remedy_keeps_its_password_that_is_none() -> None:
+    mistake = str(mistake_in("postgresql://host:abc/db"))
+    assert "postgresql://USER:PASSWORD@HOST:5432/NAME" in mistake
+    assert without_passwords(mistake) == mistake
+    assert without_passwords(f"postgresql://me:e@here: {mistake}") == f"postgresql://me:***@here: {mistake}"
+    assert without_passwords("postgresql://me:PASSWORD@HOST:5432/NAME") == "postgresql://me:***@HOST:5432/NAME"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import sqlalchemy as sa
 
 from pooltable.errors import MappingError
-from pooltable.urls import hide_password, mistake_in
+from pooltable.urls import EXAMPLE, hide_password, mistake_in
 
 if TYPE_CHECKING:
     from pooltable.table.database import Connection
@@ -259,9 +259,7 @@ def engine_url(database: str | sa.URL) -> sa.URL:
         url = sa.make_url(database)
     except (sa.exc.ArgumentError, ValueError):
         # Its own words may quote a part of the URL.
-        raise MappingError(
-            "the database URL cannot be read; it looks like postgresql://user:password@host/name"
-        ) from None
+        raise MappingError(f"the database URL cannot be read; {EXAMPLE}") from None
     backend = url.get_backend_name()
     if backend not in _DRIVERS:
         raise MappingError(
