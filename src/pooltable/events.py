@@ -29,8 +29,8 @@ class Summary:
 
     `exit_code`: 0 all DONE, or a service drained; 1 some FAILED; 3 stopped with work left, or rows are
     left that no run can take; 4 the database is away; 5 no worker can start; 6 halted by failures. `failures` maps a
-    kind of error to its number of FAILED rows. `seconds` is the whole run, `rate` finished rows a second from the first
-    claim on. `error` says why the run ended early, if it did.
+    kind of error to its number of FAILED rows. `rate` is done and failed rows a second over `seconds`, which is the
+    whole run with the start of its workers. `error` says why the run ended early, if it did.
     """
 
     run: str
@@ -77,7 +77,10 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, slots=True)
 class Progressed(Event):
-    """About once a second: where the run stands. `pending` was counted `counted_ago` seconds ago; the rest is exact."""
+    """About once a second: where the run stands. `pending` was counted `counted_ago` seconds ago; the other counts are
+    exact. `rate` is done and failed rows a second over `seconds`, which is the run so far. `seconds_left` is how long
+    the rest takes at least and at most, None where that cannot be said.
+    """
 
     pending: int
     doing: int
@@ -89,6 +92,7 @@ class Progressed(Event):
     rate: float
     counted_ago: float
     workers: tuple[WorkerDoing, ...] = ()
+    seconds_left: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

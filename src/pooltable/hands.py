@@ -230,6 +230,7 @@ class Hands:
                 self._judge_worker(answer.pid, outcome)
             if answer.seconds:
                 count, seconds = count + len(sent), seconds + answer.seconds
+                self._reporter.ran(answer.seconds)
         if count:
             self.room.saw_rows(count, seconds)
 

@@ -97,9 +97,15 @@ class Picture:
 
     def left_text(self) -> str:
         at = self.progress
-        if self.forever or not at or not at.rate or not (at.pending + at.doing):
+        # What is waited for in one of the states takes as long as it takes.
+        if self.forever or self.state or not at or at.seconds_left is None:
             return ""
-        return f"about {seconds_text((at.pending + at.doing) / at.rate)} left"
+        least, most = (seconds_text(float(f"{seconds:.2g}")) for seconds in at.seconds_left)
+        if at.seconds_left[1] < 1:
+            return "less than 1 s left"
+        if at.seconds_left[0] < at.seconds_left[1] / 10:
+            return f"less than {most} left"
+        return f"about {least} left" if least == most else f"about {least} to {most} left"
 
     def plain(self) -> str:
         """Where the run stands, in one line."""
@@ -220,9 +226,11 @@ class Progress:
             if picture.forever:
                 head = Text(f"{picture.table}  running since {seconds_text(at.seconds)}  {rate}")
             else:
-                bar = ProgressBar(total=max(1, picture.total), completed=picture.finished, width=40)
-                head = Columns([Text(picture.table), bar, Text(f"{picture.finished}/{picture.total}"), Text(rate)])
-            counts = Text("  ")
+                count = f"{picture.finished}/{picture.total}"
+                room = (self._console.width if self._console else 80) - len(f"{picture.table} {count} {rate} ")
+                bar = ProgressBar(total=max(1, picture.total), completed=picture.finished, width=max(10, min(40, room)))
+                head = Columns([Text(picture.table), bar, Text(count), Text(rate)])
+            counts = Text("  ", no_wrap=False, overflow="fold")
             for number, word, style in (
                 (at.pending, "waiting", ""),
                 (at.doing, "running", "cyan"),

@@ -118,7 +118,11 @@ class Reporter:
 
     def claimed(self, count: int) -> None:
         self._waiting = False
-        self.tally.saw_claims(count, time.monotonic())
+        self.tally.saw_claims(count)
+
+    def ran(self, seconds: float) -> None:
+        """A call came back that a worker ran for so long."""
+        self.tally.saw_call(seconds, time.monotonic())
 
     # ---- ends
 
@@ -126,12 +130,11 @@ class Reporter:
         """What became of a group of ends; True when they complete a burst of failures."""
         rows = []
         burst = False
-        now = time.monotonic()
         for ended, fate in zip(ends, fates, strict=True):
             end = self._end_of(ended, fate)
             if end is not None:
                 rows.append(end)
-                self.tally.saw_end(end, now)
+                self.tally.saw_end(end)
                 burst = self._saw(end, ended) or burst
         if rows:
             self.tell(RowsFinished(tuple(rows), seconds))

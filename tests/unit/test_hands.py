@@ -43,6 +43,9 @@ class Reporter:
     def log_of(self, pid, key, attempt):
         return f"{key[0]}" if "more" in str(key[0]) else ""
 
+    def ran(self, seconds):
+        pass
+
 
 @pytest.fixture
 def crew():

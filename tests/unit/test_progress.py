@@ -20,7 +20,7 @@ from pooltable.events import (
 from pooltable.progress import Picture, Progress
 
 WORKERS = tuple(WorkerDoing(n, 100 + n, (n, "a") if n else None, 2.0) for n in range(12))
-AT = Progressed(60, 4, 30, 6, 2, 1, 20.0, 1.8, 0.5, WORKERS)
+AT = Progressed(60, 4, 30, 6, 2, 1, 20.0, 1.8, 0.5, WORKERS, (27.4, 44.6))
 START = RunStarted("video", "video", "ab12", 1, 4, 100)
 
 
@@ -38,7 +38,33 @@ def test_one_plain_line_has_counts_rate_and_what_is_left() -> None:
     picture.hear(START, 0.0)
     assert picture.plain() == "0 of 100, 0 running, 100 waiting, 0 failed"
     picture.hear(AT, 1.0)
-    assert picture.plain() == ("36 of 100, 4 running, 60 waiting, 6 failed, 2 tried again, 1.8 rows/s, about 36 s left")
+    assert picture.plain() == (
+        "36 of 100, 4 running, 60 waiting, 6 failed, 2 tried again, 1.8 rows/s, about 27 s to 45 s left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        ((27.4, 44.6), "about 27 s to 45 s left"),
+        ((197.0, 284.0), "about 3 min 20 s to 4 min 40 s left"),
+        ((35.8, 36.2), "about 36 s left"),
+        ((2.0, 90.0), "less than 90 s left"),
+        ((0.02, 0.9), "less than 1 s left"),
+        (None, ""),
+    ],
+)
+def test_the_time_that_is_left_is_a_range_in_words(seconds: tuple[float, float] | None, text: str) -> None:
+    picture = Picture()
+    picture.hear(dataclasses.replace(AT, seconds_left=seconds), 0.0)
+    assert picture.left_text() == text
+
+
+def test_while_something_is_waited_for_no_time_is_told() -> None:
+    picture = Picture()
+    picture.hear(AT, 0.0)
+    picture.hear(Waiting(3, 12.0), 0.0)
+    assert picture.left_text() == ""
 
 
 def test_a_service_has_no_end_to_count_to() -> None:
