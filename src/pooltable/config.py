@@ -227,6 +227,7 @@ GROUPS: dict[str, tuple[Setting, ...]] = {
         Setting("log", "text", None, "Write a log of the run to this file."),
         Setting("log_json", "switch", False, "Log one JSON object a line; without --log to stderr."),
         Setting("quiet", "switch", False, "Show no progress, and not what workers print or log.", short="-q"),
+        Setting("verbose", "switch", False, "Show each claim, end and worker, and where ended calls were.", short="-v"),
     ),
 }  # fmt: skip
 SETTINGS: tuple[Setting, ...] = tuple(setting for group in GROUPS.values() for setting in group)

@@ -157,6 +157,7 @@ class Logs:
         # How workers failed to start: as a rule all of them fail alike, and whoever ends the run tells it once more.
         self._start_failures: set[str] = set()
         self._broken = False
+        self._ended_by_us = False
 
     def __call__(self, event: Event) -> None:
         match event:
@@ -173,6 +174,7 @@ class Logs:
                 facts = {"run": summary.run, "exit_code": summary.exit_code}
                 log.log(level, "run %s ended%s: %s", summary.run, reason, summary_text(summary), extra=facts)
             case RunStarted() | RowsClaimed() | Waiting() | Paused() | Stopping() | Halted():
+                self._ended_by_us = self._ended_by_us or (isinstance(event, Stopping) and event.step != "drain")
                 _tell_run(event)
             case WorkerEnded():
                 self._worker_ended(event)
@@ -193,8 +195,8 @@ class Logs:
             if event.detail in self._start_failures:
                 level, detail = DEBUG, ": the same error as before"
             self._start_failures.add(event.detail)
-        elif event.why == "killed" and self._broken:
-            level = DEBUG  # it was still starting, in vain
+        elif event.why == "killed" and (self._broken or self._ended_by_us):
+            level = DEBUG  # it was still starting, in vain; or its row says that it was given back
         code = "" if event.exitcode is None else f", exit code {event.exitcode}"
         text = "worker %d ended (%s, pid %d%s)%s"
         _tell(level, text, event.worker, event.why, event.pid, code, detail, worker=event.worker)

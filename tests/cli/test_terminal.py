@@ -110,6 +110,29 @@ def test_ctrl_c_drains_and_a_second_one_stops_now(hosts: Any, terminal: Any) -> 
     assert "\x1b[?25h" in shown.seen
 
 
+@pytest.mark.parametrize("option", ["--no-verbose", "-v"])
+def test_a_second_ctrl_c_gives_each_row_one_line_and_verbose_shows_where_it_was(
+    hosts: Any, terminal: Any, option: str
+) -> None:
+    (hosts.path / "naps.py").write_text("import time\n\ndef mission(row):\n    print('naps')\n    time.sleep(60)\n")
+    shown = terminal("run", "naps:mission", "-p", "2", "--grace", "50", option)
+    shown.wait_for(r"worker 0 row \d: .*naps.*worker 1 row \d: .*naps|worker 1 row \d: .*naps.*worker 0 row \d: .*naps")
+    os.kill(shown.process.pid, signal.SIGINT)
+    shown.wait_for(r"taking no more rows")
+    os.kill(shown.process.pid, signal.SIGINT)
+    shown.wait_for(r"ending 2 running rows now")
+    before = len(shown.seen)
+    assert shown.finish() == 3
+    after = shown.seen[before:]
+    for row in (1, 2):
+        assert len(re.findall(rf"row {row} is given back", after)) == 1, after
+    if option == "-v":
+        assert len(re.findall(r'File ".*naps\.py", line 5 in mission', after)) == 2, after
+    else:
+        assert "File" not in after, after
+        assert "worker 0 ended" not in after, after
+
+
 def test_what_a_worker_prints_cannot_move_the_cursor(hosts: Any, terminal: Any) -> None:
     (hosts.path / "wild.py").write_text(
         "def mission(row):\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from pooltable import Retry, TaskTable, WorkerStartError, events, run
+from pooltable.logs import Logs
 from tests.runner import missions
 from tests.runner.videos import wait_until
 
@@ -63,6 +65,17 @@ def test_a_row_over_its_time_limit_is_ended_even_if_it_ignores_sigterm(videos):
     summary = run(missions.by_content, table(videos), processes=2, time_limit=1.0)
     assert (summary.done, summary.failed) == (1, 1)
     assert videos.entry(1)["error_kind"] == "TimeLimitExceeded"
+
+
+def test_the_stacks_of_a_row_over_its_time_limit_are_kept_with_it_and_are_no_output_of_it(videos, caplog):
+    videos.add("stubborn:60")
+    caplog.set_level(logging.DEBUG, "pooltable.output")
+    seen = []
+    run(missions.by_content, table(videos), processes=1, time_limit=1.0, listeners=[seen.append, Logs()])
+    assert re.search(r'File ".*missions\.py", line \d+ in', videos.entry(1)["log"])
+    assert not any("missions.py" in event.text for event in seen if isinstance(event, events.WorkerPrinted))
+    told = [record for record in caplog.records if "missions.py" in record.getMessage()]
+    assert [(record.levelno, record.name, record.key) for record in told] == [(logging.DEBUG, "pooltable.output", (1,))]
 
 
 @pytest.mark.parametrize("processes", [2, 0])

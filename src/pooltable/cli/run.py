@@ -205,12 +205,14 @@ def _log(settings: Settings, progress: Progress) -> bool:
         ours.setLevel(logging.DEBUG)
     if not settings["quiet"]:
         lines = LineHandler(progress.write)
-        lines.setLevel(logging.INFO)
+        lines.setLevel(logging.DEBUG if settings["verbose"] else logging.INFO)
         lines.setFormatter(JsonFormatter() if _json_on_stderr(settings) else PlainFormatter())
         if not _json_on_stderr(settings):
             # The same words go to stdout, as the result of the command.
             lines.addFilter(lambda record: not hasattr(record, "exit_code"))
         handlers.append(lines)
+        if settings["verbose"]:
+            ours.setLevel(logging.DEBUG)
     root.handlers[:] = handlers  # in place of those of an earlier run, whose question was answered
     return bool(handlers)
 

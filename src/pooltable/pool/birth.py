@@ -29,11 +29,12 @@ def settle(orders: Orders, lifeline: int) -> None:
         signal.signal(number, handler)  # a forked worker would keep the parent's
     signal.set_wakeup_fd(-1)
     _take_over(orders.environment)
+    stacks = 2
     if orders.capture is not None:
         from pooltable.pool import capture
 
-        capture.install(orders.capture, orders.index)
-    _watch_crashes()
+        stacks = capture.install(orders.capture, orders.index)
+    _watch_crashes(stacks)
 
 
 def _take_over(environment: dict[str, str]) -> None:
@@ -78,13 +79,14 @@ def _die_with_parent(lifeline: int) -> None:
     threading.Thread(target=watch, name="pooltable-lifeline", daemon=True).start()
 
 
-def _watch_crashes() -> None:
+def _watch_crashes(stacks: int) -> None:
+    """Write the stacks of a crash to stderr, and those that the parent asks for to the descriptor `stacks`."""
     import faulthandler
 
     try:
         faulthandler.enable(file=2)
         if hasattr(faulthandler, "register"):
-            faulthandler.register(dump_signal(), file=2, chain=False)
+            faulthandler.register(dump_signal(), file=stacks, chain=False)
     except (OSError, ValueError):
         pass  # without a stderr there is nowhere to write it
 

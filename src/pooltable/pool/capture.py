@@ -3,6 +3,7 @@
     worker                                       files                  parent (captured.py)
     print, C code, children --- fd 1 and 2 --->  <index>-<pid>.out ---> Reader.poll() -> WorkerPrinted
     logging records         ----------------->   <index>-<pid>.log ---> Reader.poll() -> WorkerLogged
+    stacks, when it is ended --- a signal --->   <index>-<pid>.stacks > Reader.poll() -> WorkerLogged, at DEBUG
     begin(key), end()       --- shared mmap -->  <index>-<pid>.now ---> Reader.now(), whose output is whose
 
 Files and not pipes, because a full pipe would block the worker and a file outlives it. The reader cuts a file back to
@@ -91,6 +92,15 @@ def unpack_key(packed: bytes) -> tuple[Any, ...] | None:
     return key if isinstance(key, tuple) else None
 
 
+def _opened(path: str, flags: int = 0) -> int:
+    low = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
+    try:
+        # A high number, because code that closes descriptors and opens others gets the low ones.
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 100)
+    finally:
+        os.close(low)
+
+
 class _Appended:
     """A file that this process appends to, by a descriptor of its own that user code may close or reuse at any time."""
 
@@ -100,17 +110,9 @@ class _Appended:
         self._generation = generation
         self._past = 0
         self.writes = 0
-        self.fd = self._open(os.O_CREAT)
+        self.fd = _opened(path, os.O_CREAT)
         opened = os.fstat(self.fd)
         self._identity = (opened.st_ino, opened.st_dev)
-
-    def _open(self, flags: int = 0) -> int:
-        low = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | flags, 0o600)
-        try:
-            # A high number, because code that closes descriptors and opens others gets the low ones.
-            return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 100)
-        finally:
-            os.close(low)
 
     def is_ours(self, fd: int) -> os.stat_result | None:
         """The state of our file if `fd` is that file, else None; OSError where `fd` is closed."""
@@ -126,7 +128,7 @@ class _Appended:
             pass
         try:
             # The number may be somebody else's file by now, so it is left alone and not closed.
-            self.fd = self._open()
+            self.fd = _opened(self._path)
             return self.is_ours(self.fd)
         except OSError:
             return None  # the reader has removed it: nobody wants our output any more
@@ -195,7 +197,7 @@ class _Stream(io.TextIOWrapper):
 
 
 class _Capture:
-    """The capture of this process: its two files, its streams and its marks."""
+    """The capture of this process: its files, its streams and its marks."""
 
     def __init__(self, folder: str, index: int) -> None:
         stem = os.path.join(os.path.abspath(folder), f"{index}-{os.getpid()}")
@@ -209,6 +211,7 @@ class _Capture:
         self._words = memoryview(self._memory).cast("Q")
         self._out = _Appended(stem + ".out", self._words, OUT_GENERATION)
         self._log = _Appended(stem + ".log", self._words, LOG_GENERATION)
+        self.stacks = _opened(stem + ".stacks", os.O_CREAT)
         self._pid = os.getpid()
         self._key = NO_KEY
         self._attempt = 0
@@ -339,16 +342,17 @@ class _Capture:
 _capture: _Capture | None = None
 
 
-def install(folder: str, index: int) -> None:
+def install(folder: str, index: int) -> int:
     """Captures what this process prints and logs from now on, into files in `folder`.
 
-    Called once per worker, before any user code.
+    Called once per worker, before any user code. Returns the descriptor for its stacks, which are no output of a row.
     """
     global _capture
     if _capture is None:
         os.register_at_fork(after_in_child=_forked)
     _capture = capture = _Capture(folder, index)
     _capture_records(capture)
+    return capture.stacks
 
 
 def _forked() -> None:

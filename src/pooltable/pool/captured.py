@@ -11,6 +11,7 @@ import codecs
 import contextlib
 import itertools
 import json
+import logging
 import mmap
 import os
 import time
@@ -117,13 +118,35 @@ class _File:
         os.close(self._fd)
 
 
+class _Stacks:
+    """What a worker was at when it was ended."""
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._shown = self._seen = 0
+
+    def new(self, last: bool) -> str:
+        """What was not shown yet, once nothing was added since the last look: a thread is written after the other."""
+        before, self._seen = self._seen, os.fstat(self._fd).st_size
+        if self._seen == self._shown or not (last or self._seen == before):
+            return ""
+        start, self._shown = self._shown, self._seen
+        return clean_text(os.pread(self._fd, min(self._seen - start, BURST), start))
+
+    def read(self) -> str:
+        return clean_text(os.pread(self._fd, BURST, 0))
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class _Worker:
     """What is known of one worker's files."""
 
     def __init__(self, folder: str, stem: str) -> None:
         index, _, pid = stem.partition("-")
         self.index, self.pid = int(index), int(pid)
-        self._paths = [os.path.join(folder, stem + ending) for ending in (".now", ".out", ".log")]
+        self._paths = [os.path.join(folder, stem + ending) for ending in (".now", ".out", ".log", ".stacks")]
         fd = os.open(self._paths[0], os.O_RDWR | os.O_CLOEXEC)
         try:
             self._memory = mmap.mmap(fd, SIZE)
@@ -132,6 +155,7 @@ class _Worker:
         self._words = memoryview(self._memory).cast("Q")
         self._out = _File(self._paths[1], self._words, OUT_GENERATION)
         self._log = _File(self._paths[2], self._words, LOG_GENERATION)
+        self._stacks = _Stacks(self._paths[3])
         self._marks: deque[Mark] = deque(maxlen=SLOTS)
         self._partial_since: float | None = None
         self._refresh()
@@ -191,6 +215,16 @@ class _Worker:
             if text:
                 yield WorkerPrinted(self.index, self.pid, self._key_at(left), text)
         yield from (record for _, record in waiting)
+        stacks = self._stacks.new(last)
+        if stacks:
+            # Not as prints, which are never swallowed: who ends a run does not want to see a page for each of its rows.
+            record = {
+                "name": "pooltable.output",
+                "levelno": logging.DEBUG,
+                "levelname": "DEBUG",
+                "msg": stacks.rstrip(),
+            }
+            yield WorkerLogged(self.index, self.pid, self._key_at(self._out.end), record)
         latest = list(self._marks)[-ATTEMPTS_KEPT:]
         self._out.empty_if_large([(mark.serial, mark.out_at) for mark in latest])
         self._log.empty_if_large([(mark.serial, mark.log_at) for mark in latest])
@@ -266,6 +300,8 @@ class _Worker:
         if left_out:
             parts.append(_left_out(left_out))
         parts += _woven(tail, tail_start, [(at, line) for at, line in records if at >= tail_start])
+        if following is None:
+            parts.append(self._stacks.read())
         return _capped("".join(parts), limit)
 
     def close(self, remove: bool) -> None:
@@ -273,6 +309,7 @@ class _Worker:
         self._memory.close()
         self._out.close()
         self._log.close()
+        self._stacks.close()
         if remove:
             for path in self._paths:
                 with contextlib.suppress(FileNotFoundError):
