@@ -1,6 +1,6 @@
 """What can happen in a run, as frozen values, and who is told of it.
 
-The pool and the runner tell; listeners (logs, progress, metrics, the user's own) hear. The core words nothing: a
+The pool and the runner tell; listeners (logs, progress, the user's own) hear. The core words nothing: a
 listener gets facts and words them itself. A listener that raises never touches the run: it is counted, and reported
 once.
 
