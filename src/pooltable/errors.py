@@ -32,6 +32,8 @@ import traceback
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
+from pooltable.text import safe_str
+
 
 class PooltableError(Exception):
     """Base of all errors of pooltable."""
@@ -218,11 +220,7 @@ class Described(NamedTuple):
 def describe(error: BaseException) -> Described:
     """The error in words, whatever its own methods do."""
     kind = _kind_of(error)
-    try:
-        # Of no class that was made from str, whose methods would be asked later.
-        text = str.__str__(error.message if isinstance(error, RemoteError) else str(error))
-    except BaseException as second:
-        text = f"(its __str__ raised {type(second).__name__})"
+    text = safe_str(error.message if isinstance(error, RemoteError) else error)
     first = text.strip().splitlines()[0] if text.strip() else ""
     speaks_for_itself = isinstance(error, PooltableError) and not isinstance(error, RemoteError)
     reason = first if speaks_for_itself and first else f"{kind}: {first}" if first else kind

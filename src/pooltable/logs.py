@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +49,8 @@ from pooltable.events import (
     WorkersCapped,
     WorkerStarting,
 )
+from pooltable.rows import key_text
+from pooltable.text import for_people, harmless, terminal_lines
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
@@ -105,11 +106,6 @@ NOT_WRITTEN: dict[NotWritten, tuple[int, str]] = {
     "marked": (INFO, "row %s has its final status from the task itself; that is taken as its end"),
     "stuck": (ERROR, "row %s cannot even be marked as failed; the database refuses it"),
 }
-
-
-def key_text(key: Key | None) -> str:
-    """A key as people write it, also on the command line: 42, or a,b."""
-    return "" if key is None else ",".join(map(str, key))
 
 
 def seconds_text(seconds: float) -> str:
@@ -172,7 +168,7 @@ class Logs:
                 level = ERROR if summary.exit_code > 1 else INFO
                 reason = f" ({summary.error})" if summary.error else ""
                 facts = {"run": summary.run, "exit_code": summary.exit_code}
-                log.log(level, "run %s ended%s: %s", summary.run, reason, summary_text(summary), extra=facts)
+                _tell(level, "run %s ended%s: %s", summary.run, reason, summary_text(summary), **facts)
             case RunStarted() | RowsClaimed() | Waiting() | Paused() | Stopping() | Halted():
                 self._ended_by_us = self._ended_by_us or (isinstance(event, Stopping) and event.step != "drain")
                 _tell_run(event)
@@ -212,7 +208,7 @@ class Logs:
 
 def _print_line(line: str) -> None:
     if sys.stderr is not None:
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(for_people(line, sys.stderr) + "\n")
 
 
 def who(worker: int | None, key: Key | None) -> str:
@@ -226,38 +222,38 @@ def relog(event: WorkerLogged) -> None:
     facts = {**event.record, "worker": event.worker, "key": event.key}
     record = logging.makeLogRecord(facts)
     logger = logging.getLogger(None if record.name == "root" else record.name)
-    if logger.isEnabledFor(record.levelno):
+    if not logger.isEnabledFor(record.levelno):
+        return
+    if logger.hasHandlers() or logging.lastResort is None:
         logger.handle(record)
-
-
-_COLOUR = r"\x1b\[[0-9;]*m"
-_ESCAPE = rf"(?!{_COLOUR})\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]+[0-~]?|.)?"
-_UNSAFE = re.compile(_ESCAPE + r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f\x80-\x9f]")
-
-
-def harmless(text: str) -> str:
-    """The text without what would move a terminal's cursor or change more than colours."""
-    return _UNSAFE.sub("", text)
-
-
-def terminal_lines(text: str) -> list[str]:
-    """Lines that are safe to show on a terminal: colours stay, anything that moves the cursor goes."""
-    lines = []
-    for line in text.split("\n"):
-        # A progress bar redraws its line after each carriage return: its last state is what is to be seen.
-        states = [state for state in line.split("\r") if state.strip()]
-        if states:
-            shown = harmless(states[-1]).rstrip()
-            lines.append(f"{shown}\x1b[0m" if "\x1b[" in shown else shown)
-    return lines
+    elif record.levelno >= logging.lastResort.level:
+        _print_line(logging.lastResort.format(record))  # where logging itself would print it as it is
 
 
 # ---- words and levels
 
 
+class _Told(str):
+    """A part of a message, which whoever formats the record gets harmless; only JSON gets it exactly."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return harmless(str.__str__(self))
+
+
 def _tell(level: int, message: str, *args: object, **facts: object) -> None:
     if log.isEnabledFor(level):
-        log.log(level, message, *args, extra=facts)
+        told = [arg if isinstance(arg, (int, float)) else _Told(arg) for arg in args]
+        log.log(level, message, *told, extra=facts)
+
+
+def _exact(record: logging.LogRecord) -> str:
+    """The record's message with all that was told."""
+    if not isinstance(record.args, tuple):
+        return record.getMessage()
+    args = tuple(str.__str__(arg) if isinstance(arg, _Told) else arg for arg in record.args)
+    return str(record.msg) % args if args else str(record.msg)
 
 
 def _tell_end(end: RowEnd) -> None:
@@ -375,7 +371,14 @@ def _tell_trouble(
 
 
 class PlainFormatter(logging.Formatter):
-    """`12:03:04 worker 3 row 42 ERROR my.model: no such codec`, with the traceback below."""
+    """`12:03:04 worker 3 row 42 ERROR my.model: no such codec`, with the traceback below; harmless.
+
+    With `colours` those of the record stay, for a handler that takes them out where it does not write to a terminal.
+    """
+
+    def __init__(self, colours: bool = False) -> None:
+        super().__init__()
+        self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
         facts = record.__dict__
@@ -387,8 +390,9 @@ class PlainFormatter(logging.Formatter):
         elif record.levelno >= WARNING:
             head.append(record.levelname)
         at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        lead = " ".join(part for part in head if part)
-        return f"{at} {lead}: {super().format(record)}" if lead else f"{at} {super().format(record)}"
+        lead = " ".join([at, *(part for part in head if part)])
+        text = harmless(super().format(record), self._colours)
+        return f"{lead}: {text}" if lead != at else f"{at} {text}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -400,7 +404,7 @@ class JsonFormatter(logging.Formatter):
             "time": f"{at}.{int(record.msecs):03}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _exact(record),
         }
         for name, value in record.__dict__.items():
             if name not in _STANDARD and value is not None:

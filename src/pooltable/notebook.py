@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from pooltable.text import harmless
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table with these words at its head; None is an empty cell."""
@@ -14,7 +16,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def paragraph(text: str) -> str:
     """Text of its own."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{escape(harmless(text))}</p>"
 
 
 def _line(tag: str, cells: Iterable[object]) -> str:
@@ -29,4 +31,4 @@ def _left(cell: object) -> str:
 def _text(cell: object) -> str:
     if cell is None:
         return ""
-    return f"{cell:.3g}" if isinstance(cell, float) else escape(str(cell))
+    return f"{cell:.3g}" if isinstance(cell, float) else escape(harmless(str(cell)))

@@ -8,7 +8,6 @@ The picture is what the events say, kept without any I/O. `write` is the only wa
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -30,7 +29,9 @@ from pooltable.events import (
     Waiting,
     WorkerDoing,
 )
-from pooltable.logs import key_text, seconds_text
+from pooltable.logs import seconds_text
+from pooltable.rows import key_text
+from pooltable.text import for_people, harmless, is_terminal, one_line, short
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -58,7 +59,7 @@ class Picture:
     def hear(self, event: Event, now: float) -> None:
         match event:
             case RunStarted():
-                self.table, self.processes = event.table, event.processes
+                self.table, self.processes = one_line(event.table), event.processes
                 self.progress = Progressed(event.pending, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0)
                 self.heard_at = now
             case Progressed():
@@ -130,7 +131,7 @@ class Picture:
     def _doing_text(self, doing: WorkerDoing, now: float) -> str:
         if doing.key is None:
             return "idle"
-        text = f"row {_short(key_text(doing.key), 40)}  {seconds_text(doing.seconds + now - self.heard_at)}"
+        text = f"row {short(key_text(doing.key), 40)}  {seconds_text(doing.seconds + now - self.heard_at)}"
         if doing.done is None:
             return text
         return f"{text}  {doing.done:g}" if doing.total is None else f"{text}  {doing.done:g} of {doing.total:g}"
@@ -138,18 +139,13 @@ class Picture:
     def failure_lines(self) -> list[str]:
         newest = reversed(list(self.failures.items())[-MOST_FAILURES:])
         return [
-            f"  {self.failure_counts[kind]} x {_named(kind, reason)} (row {_short(key, 40)})"
+            f"  {self.failure_counts[kind]} x {_named(kind, reason)} (row {short(key, 40)})"
             for kind, (reason, key) in newest
         ]
 
 
 def _named(kind: str, reason: str) -> str:
-    return _short(reason if reason.startswith(kind) else f"{kind}: {reason}", 160)
-
-
-def _short(text: str, most: int) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return short(reason if reason.startswith(kind) else f"{kind}: {reason}", 160)
 
 
 class Progress:
@@ -200,13 +196,13 @@ class Progress:
             self.write(line)
 
     def write(self, text: str) -> None:
-        """Show a line, above the bar where there is one."""
+        """Show a text, made harmless, above the bar where there is one."""
         if self._live is not None and self._console is not None:
             from rich.text import Text
 
-            self._console.print(Text.from_ansi(text))
+            self._console.print(Text.from_ansi(harmless(text, colours=True)))
         elif sys.stderr is not None:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(for_people(text, sys.stderr) + "\n")
             sys.stderr.flush()
 
     def _render(self) -> Group:
@@ -247,11 +243,3 @@ class Progress:
             lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in workers]
             lines += [Text(line, style="red", no_wrap=True, overflow="ellipsis") for line in picture.failure_lines()]
         return Group(head, counts, *lines)
-
-
-def is_terminal(stream: Any) -> bool:
-    """Whether it is a terminal that can move its cursor."""
-    try:
-        return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
-    except ValueError:
-        return False

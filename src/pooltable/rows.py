@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from pooltable.text import one_line
+
 
 class Row(tuple[Any, ...]):
     """One row of the user's table: `id, content = row`, `row.content` and `row["count"]` all work.
@@ -47,5 +49,5 @@ def _with_fields(of: type[Row], fields: tuple[str, ...]) -> type[Row]:
 
 
 def key_text(key: tuple[Any, ...]) -> str:
-    """A key as people write it: 42, or the parts of it with commas between them."""
-    return ",".join(map(str, key))
+    """A key as people write it, also on the command line: 42, or the parts of it with commas between them."""
+    return one_line(",".join(map(str, key)))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,3 +160,58 @@ def folder(tmp_path: Path, prepared: Prepared | None) -> Folder:
 def hosts(folder: Folder) -> Folder:
     folder.make_hosts()
     return folder
+
+
+class Terminal:
+    """A command whose stdin, stdout and stderr are a pseudo-terminal; `seen` is what it wrote so far."""
+
+    def __init__(self, folder: Folder, *arguments: object, columns: int = 100) -> None:
+        self._end, inner = pty.openpty()
+        folder.environment.update(TERM="xterm-256color", COLUMNS=f"{columns}", LINES="30")
+        self.process = folder.start(*arguments, stdin=inner, stdout=inner, stderr=inner, start_new_session=True)
+        os.close(inner)
+        self.seen = ""
+
+    def read(self, seconds: float = 0.1) -> bool:
+        """Read what is there; False at the end."""
+        if not select.select([self._end], [], [], seconds)[0]:
+            return True
+        try:
+            data = os.read(self._end, 65536)
+        except OSError:  # how Linux says that nobody has the other end any more
+            return False
+        self.seen += data.decode("utf-8", "replace")
+        return bool(data)
+
+    def wait_for(self, pattern: str, seconds: float = 25) -> None:
+        end = time.monotonic() + seconds
+        while not re.search(pattern, self.seen, re.DOTALL):
+            assert time.monotonic() < end, self.seen[-3000:]
+            assert self.read(), self.seen[-3000:]
+
+    def type(self, text: str) -> None:
+        os.write(self._end, text.encode())
+
+    def finish(self, seconds: float = 30) -> int:
+        end = time.monotonic() + seconds
+        while self.read():
+            assert time.monotonic() < end, self.seen[-3000:]
+        return self.process.wait(timeout=10)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+@pytest.fixture
+def terminal(folder: Folder) -> Iterator[Any]:
+    opened: list[Terminal] = []
+
+    def start(*arguments: object, columns: int = 100) -> Terminal:
+        opened.append(Terminal(folder, *arguments, columns=columns))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()

@@ -137,20 +137,30 @@ def test_prints_go_to_stderr_where_nobody_set_up_logging(
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        ("10%\r20%\r100%\n", ["100%"]),
-        ("a\r\nb\r\n", ["a", "b"]),
-        ("\x1b[31mred\x1b[0m", ["\x1b[31mred\x1b[0m\x1b[0m"]),
-        ("\x1b[31mred", ["\x1b[31mred\x1b[0m"]),
-        ("\x1b[2Jclear\x1b[1;1Hhome\x1b]0;title\x07\x1b(B\x9b2J", ["clearhome2J"]),
-        ("bell\x07 tab\t\x08 nul\\x00", ["bell tab\t nul\\x00"]),
-        ("\x1b]52;c;unfinished", [""]),
-    ],
-)
-def test_lines_for_a_terminal_keep_colours_and_move_nothing(text: str, lines: list[str]) -> None:
-    assert [line for line in logs.terminal_lines(text) if line] == [line for line in lines if line]
+def test_a_sentence_of_ours_is_harmless_wherever_it_goes_and_exact_in_json(heard: list[logging.LogRecord]) -> None:
+    logs.Logs()(
+        RowsFinished((RowEnd(("a\x1b[2J\nb",), 1, "failed", 0, 0.1, "E", "E: \x1b]0;title\x07\u202e\x9bbad"),), 0.1)
+    )
+    assert heard[0].getMessage() == "row a b failed after 0.1 s (worker 0, attempt 1): E: bad"
+    assert logs.PlainFormatter().format(heard[0]).endswith(": E: bad")
+    found = json.loads(logs.JsonFormatter().format(heard[0]))
+    assert found["message"].endswith("E: \x1b]0;title\x07\u202e\x9bbad")
+    assert found["key"] == ["a\x1b[2J\nb"]
+
+
+def test_a_workers_record_is_printed_harmless_where_nobody_set_up_logging(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    record = {"name": "my.model", "levelno": 40, "levelname": "ERROR", "msg": "a\x1b[31m\x1b[2J\u202eb", "args": None}
+    logs.Logs()(WorkerLogged(3, 11, (42,), record))
+    assert capfd.readouterr().err == "ab\n"
+
+
+def test_a_plain_line_of_a_log_has_no_colours_unless_it_goes_to_a_terminal() -> None:
+    record = logging.makeLogRecord({"name": "my", "levelname": "INFO", "msg": "\x1b[31mred\x1b[0m\x1b[2J\ntwo"})
+    assert logs.PlainFormatter().format(record).endswith("INFO my: red\ntwo")
+    assert logs.PlainFormatter(colours=True).format(record).endswith("INFO my: \x1b[31mred\x1b[0m\ntwo\x1b[0m")
 
 
 @pytest.mark.parametrize(

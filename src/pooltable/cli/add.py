@@ -17,10 +17,11 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from pooltable.cli.options import JSON, TABLE, takes
-from pooltable.cli.show import say, say_json, short
+from pooltable.cli.show import say, say_json
 from pooltable.cli.table import open_table
 from pooltable.config import Settings
 from pooltable.errors import UsageError
+from pooltable.text import short
 
 if TYPE_CHECKING:
     from pooltable.table.table import TaskTable

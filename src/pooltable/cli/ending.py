@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from pooltable.errors import PooltableError, UsageError
+from pooltable.text import one_line
 from pooltable.urls import without_passwords
 
 # What a shell sees of a program that SIGPIPE or SIGINT ended.
@@ -41,10 +42,10 @@ def _outcome(command: Callable[[], int]) -> int:
         return command()
     except UsageError as error:
         # What was given in the wrong place may be the database's URL.
-        complain(without_passwords(one_line(str(error))))
+        complain(without_passwords(first_line(str(error))))
         return error.exit_code
     except PooltableError as error:
-        complain(one_line(str(error)))
+        complain(first_line(str(error)))
         return error.exit_code
     except usage as error:
         complain(_usage(error))
@@ -60,14 +61,14 @@ def _outcome(command: Callable[[], int]) -> int:
 
 
 def complain(text: str) -> None:
-    """One line on stderr."""
+    """One line on stderr, made harmless."""
     # Without a stderr, print() would write to stdout.
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
-            print(f"pooltable: {text}", file=sys.stderr, flush=True)
+            print(f"pooltable: {one_line(text)}", file=sys.stderr, flush=True)
 
 
-def one_line(text: str) -> str:
+def first_line(text: str) -> str:
     """The first line that says something."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "failed")
 
@@ -77,7 +78,7 @@ def _usage(error: Any) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pooltable"
     near = getattr(error, "possibilities", None) or []
-    text = without_passwords(one_line(error.format_message()).rstrip("."))
+    text = without_passwords(first_line(error.format_message()).rstrip("."))
     option = getattr(error, "option_name", None)
     # The classes themselves are not part of Typer's public names.
     if type(error).__name__ == "NoSuchOption":

@@ -19,6 +19,7 @@ from pooltable.cli.table import ask_columns, can_ask, open_table
 from pooltable.config import INDIRECT, OWN_FILE, Settings, to_toml
 from pooltable.errors import MappingError, SettingError
 from pooltable.table.states import word_text
+from pooltable.text import one_line
 from pooltable.urls import hide_password, password_of, with_path
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def _ask_words(settings: Settings) -> dict[str, Any]:
     if look.known or not look.no_pending:
         return asked
     say_found = ", ".join(_counted(word, count) for word, count in look.words.items())
-    typer.echo(f"{table.name}.{table.status} holds {say_found}", err=True)
+    typer.echo(one_line(f"{table.name}.{table.status} holds {say_found}"), err=True)
     for state in STATES:
         default = getattr(table.words, state)
         if settings.origin(state) == "default":

@@ -18,13 +18,13 @@ from pooltable.cli.show import (
     plain,
     say,
     say_json,
-    short,
     table_lines,
     terminal_columns,
 )
 from pooltable.cli.table import open_table, read_key, why_no_kind
 from pooltable.config import Settings
 from pooltable.errors import UsageError
+from pooltable.text import short
 
 if TYPE_CHECKING:
     from pooltable.table.reading import Counts, Entry
@@ -122,7 +122,7 @@ def failures(
 
 
 def _failure(entry: Entry) -> tuple[str, ...]:
-    from pooltable.logs import key_text
+    from pooltable.rows import key_text
 
     seconds = "" if entry.seconds is None else f"{entry.seconds:.2f}"
     reason = short(entry.reason or entry.kind, 200)

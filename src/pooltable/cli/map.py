@@ -18,7 +18,9 @@ import typer
 from pooltable.cli.command import HelpAll
 from pooltable.cli.ending import NOBODY_READS, complain
 from pooltable.cli.options import option
+from pooltable.cli.show import say
 from pooltable.errors import Fail, PooltableError, UsageError
+from pooltable.text import is_terminal, terminal_lines
 
 if TYPE_CHECKING:
     from pooltable.arguments import Given, OnArguments
@@ -205,7 +207,10 @@ def _written(task: OnArguments, one: Given) -> str:
 
 
 def _write_line(text: str) -> None:
-    if sys.stdout is not None:
+    """One of the commands: exactly, for a shell or a file, and harmless for people."""
+    if is_terminal(sys.stdout):
+        say(text)
+    elif sys.stdout is not None:
         sys.stdout.buffer.write(os.fsencode(text) + b"\n")
 
 
@@ -239,7 +244,7 @@ class _Work:
 
     def run(self, processes: int | None, time_limit: float | None, fails: int, retry_failed: bool) -> int:
         from pooltable import Retry
-        from pooltable.progress import Progress, is_terminal
+        from pooltable.progress import Progress
         from pooltable.reporter import own_folder
 
         table = self._rows.table(self._taken.run)
@@ -354,13 +359,12 @@ class _Heard:
         self._logs = Logs()
         lines = LineHandler(progress.write)
         lines.setLevel(logging.WARNING)
-        lines.setFormatter(PlainFormatter())
+        lines.setFormatter(PlainFormatter(colours=True))
         lines.addFilter(lambda record: not hasattr(record, "exit_code"))  # the last line says it
         logging.getLogger("pooltable").addHandler(lines)
 
     def __call__(self, event: Event) -> None:
         from pooltable.events import RowsFinished, Stopping, WorkerEnded, WorkerPrinted
-        from pooltable.logs import terminal_lines
 
         match event:
             case WorkerPrinted():

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pooltable.arguments import HERE, Given, MappedCommandFailed, Ran, output_of
-from pooltable.cli.show import at_plain, plain
+from pooltable.cli.show import at_plain, json_text, plain
 from pooltable.errors import SettingError, TimeLimitExceeded, WorkerLost, describe
 
 _HALT = re.compile(r"(?P<when>now|soon),(?P<what>fail|success|done)=(?P<count>[1-9]\d*)(?P<percent>%?)")
@@ -215,7 +215,7 @@ class Results:
         if self.unwritable is not None or sys.stdout is None:
             return
         try:
-            sys.stdout.write(json.dumps(told, ensure_ascii=False) + "\n")
+            sys.stdout.write(json_text(told) + "\n")
             sys.stdout.flush()
         except OSError as error:
             self._stop_writing(error)

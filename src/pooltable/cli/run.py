@@ -14,11 +14,12 @@ import typer
 
 from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, option, takes
-from pooltable.cli.show import plain, say, say_json, short
+from pooltable.cli.show import plain, say, say_json
 from pooltable.cli.table import ask_columns, can_ask, open_table, read_key
 from pooltable.config import Settings
 from pooltable.errors import CommandFailed, Fail, Later, ResultDropped, SettingError, TaskError, UsageError, describe
 from pooltable.outcomes import Outcome, Raised, Returned
+from pooltable.text import for_people, is_terminal, short
 
 if TYPE_CHECKING:
     from pooltable.batches import Batch
@@ -78,7 +79,7 @@ def run(settings: Settings, task: TASK = None, as_json: JSON = False) -> int:
 
 
 def _run(settings: Settings, task: str | None, as_json: bool) -> int:
-    from pooltable.progress import Progress, is_terminal
+    from pooltable.progress import Progress
 
     table = open_table(settings)
     silent = settings["quiet"] or _json_on_stderr(settings)
@@ -206,7 +207,7 @@ def _log(settings: Settings, progress: Progress) -> bool:
     if not settings["quiet"]:
         lines = LineHandler(progress.write)
         lines.setLevel(logging.DEBUG if settings["verbose"] else logging.INFO)
-        lines.setFormatter(JsonFormatter() if _json_on_stderr(settings) else PlainFormatter())
+        lines.setFormatter(JsonFormatter() if _json_on_stderr(settings) else PlainFormatter(colours=True))
         if not _json_on_stderr(settings):
             # The same words go to stdout, as the result of the command.
             lines.addFilter(lambda record: not hasattr(record, "exit_code"))
@@ -374,7 +375,8 @@ def _raised(error: Exception, pdb: bool) -> int:
     while trace is not None and trace.tb_next is not None and trace.tb_frame.f_code.co_filename in ours:
         trace = trace.tb_next
     if sys.stderr is not None:
-        traceback.print_exception(type(error), error, trace)
+        told = "".join(traceback.format_exception(type(error), error, trace))
+        sys.stderr.write(for_people(told, sys.stderr))
     if pdb:
         import pdb as debugger
 

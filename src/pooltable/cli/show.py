@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, time as time_of_day
 from typing import Any
 
-from pooltable.logs import harmless
+from pooltable.text import escaped, harmless
 
 WIDE = 10_000
 
@@ -24,7 +24,13 @@ def say(text: str = "") -> None:
 
 
 def say_json(value: Any) -> None:
-    say(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    if sys.stdout is not None:
+        sys.stdout.write(json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """The value as JSON, exactly, in letters that may be shown on a terminal."""
+    return escaped(json.dumps(plain(value), indent=indent, ensure_ascii=False))
 
 
 def plain(value: Any) -> Any:
@@ -81,13 +87,6 @@ def fit(text: str, columns: int) -> str:
 def terminal_columns() -> int:
     """How wide stdout is; where it is no terminal, wide enough for everything."""
     return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else WIDE
-
-
-def short(value: object, most: int = 60) -> str:
-    """The value in one line of at most so many characters."""
-    text = value if isinstance(value, str) else repr(value)
-    text = " ".join(str(plain(text)).split())
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def at_plain(seconds: float | None) -> str | None:

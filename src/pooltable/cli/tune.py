@@ -14,6 +14,7 @@ from pooltable.cli.show import say, say_json, table_lines
 from pooltable.cli.table import open_table
 from pooltable.config import Settings
 from pooltable.errors import UsageError
+from pooltable.text import is_terminal
 
 if TYPE_CHECKING:
     from pooltable.tuner import Order, Tuner
@@ -65,7 +66,7 @@ def tune(
     tuner = Tuner(order)
     interrupted: KeyboardInterrupt | None = None
     try:
-        _watch(tuner) if _is_terminal() and not as_json else tuner.run()
+        _watch(tuner) if is_terminal(sys.stderr) and not as_json else tuner.run()
     except KeyboardInterrupt as error:
         interrupted = error
     scores = list(tuner.scores.values())
@@ -153,12 +154,6 @@ def _order(
 
 
 # ---- while it runs
-
-
-def _is_terminal() -> bool:
-    from pooltable.progress import is_terminal
-
-    return is_terminal(sys.stderr)
 
 
 def _watch(tuner: Tuner) -> None:

@@ -21,6 +21,7 @@ from pooltable.events import (
     Stopping,
     WorkerReady,
 )
+from pooltable.text import one_line
 
 LINE_EVERY = 2.0  # seconds
 ENOUGH = 0.95  # of the captions
@@ -29,7 +30,7 @@ FEWEST_TO_TELL = 10  # rows from which on a rate says something
 
 def say(text: str) -> None:
     """One line for the person who watches."""
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 class Counter:
@@ -214,7 +215,7 @@ def _captions(verdict: Verdict) -> str:
 
 def _failures(verdict: Verdict) -> str:
     known = verdict.reasons.get
-    found = [f"row {number} FAILED: {known(number, 'no reason is known')}" for number in verdict.failed[:10]]
+    found = [f"row {number} FAILED: {one_line(known(number, 'no reason is known'))}" for number in verdict.failed[:10]]
     return "\n".join(found) or "no row is FAILED"
 
 
@@ -251,6 +252,6 @@ def print_captions(videos: list[Video], reasons: dict[int, str], folder: Path) -
         path = Path(video.content)
         name = path.relative_to(folder) if path.is_relative_to(folder) else path
         if video.status == "DONE":
-            print(f"{name}: {video.caption or '(no caption found)'}")
+            print(one_line(f"{name}: {video.caption or '(no caption found)'}"))
         elif video.status == "FAILED":
             say(f"{name}: FAILED: {reasons.get(video.id, 'no reason is known')}")

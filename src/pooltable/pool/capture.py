@@ -29,6 +29,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from pooltable.text import safe_repr
+
 if TYPE_CHECKING:
     from pooltable.pool.captured import Reader as Reader
 
@@ -411,7 +413,7 @@ def plain_record(record: logging.LogRecord) -> dict[str, Any]:
     try:
         message = record.getMessage()
     except Exception as error:
-        message = f"{_safe_repr(record.msg)} (with arguments that do not fit: {type(error).__name__})"
+        message = f"{safe_repr(record.msg)} (with arguments that do not fit: {type(error).__name__})"
     facts.update(msg=_capped(message), args=None, exc_info=None)
     facts.pop("message", None)
     if record.exc_info and not record.exc_text:
@@ -426,14 +428,7 @@ def plain_record(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    return value if value is None or isinstance(value, (str, int, float, bool)) else _capped(_safe_repr(value))
-
-
-def _safe_repr(value: Any) -> str:
-    try:
-        return repr(value)
-    except Exception:
-        return f"<{type(value).__name__} whose repr raises>"
+    return value if value is None or isinstance(value, (str, int, float, bool)) else _capped(safe_repr(value))
 
 
 def _capped(text: str) -> str:

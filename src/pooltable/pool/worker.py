@@ -28,6 +28,7 @@ from pooltable.pool import forked
 from pooltable.pool.buffers import LARGE, Missing, Parcel, Received, TooLarge, dumps as parcel, in_parcel, keep_small
 from pooltable.pool.slab import Slab, Tokens
 from pooltable.pool.wire import Channel, channel, pack
+from pooltable.text import safe_str
 
 # How a call ended; engine.py has the same numbers, and is not imported here for what it would import.
 RETURNED = 0
@@ -341,16 +342,12 @@ def describe(error: BaseException, *, skip: int = 1, cause: BaseException | None
     """
     kind = type(error)
     try:
-        message = str.__str__(str(error))  # of no class that was made from str, which the wire does not take
-    except BaseException as second:
-        message = f"(its __str__ raised {type(second).__name__})"
-    try:
         pickled: bytes | None = pickle.dumps(error, 5)
     except BaseException:
         pickled = _by_value(error)
     return (
         f"{kind.__module__}.{kind.__qualname__}" if kind.__module__ != "builtins" else kind.__qualname__,
-        _short(message),
+        _short(safe_str(error)),
         _short(_traceback(cause or error, skip)),
         pickled,
         isinstance(error, Exception),
