@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from pooltable import tasks
 from pooltable.errors import CannotStore, TaskError, WorkerLost, describe
 from pooltable.outcomes import CANCELLED, Outcome, Raised, Returned, RowOutcome
+from pooltable.pool import forked
 from pooltable.rows import Row, key_text
 from pooltable.tasks import Attempt, Spec
 
@@ -49,10 +50,11 @@ def run_batch(batch: Batch, leaving: Collection[int] = ()) -> list[End]:
 
 def run_batch_elsewhere(number: str, spec: bytes, batch: Batch) -> tuple[list[End], float]:
     """How the rows ended and the seconds it took; the first rows of a run to reach a process prepare it."""
-    known = tasks.prepared_elsewhere(number, spec)
-    began = perf_counter()
-    ends = run_batch_here(known, batch)
-    return ends, perf_counter() - began
+    with forked.EndsCopies():
+        known = tasks.prepared_elsewhere(number, spec)
+        began = perf_counter()
+        ends = run_batch_here(known, batch)
+        return ends, perf_counter() - began
 
 
 def run_batch_here(spec: Spec, batch: Batch) -> list[End]:

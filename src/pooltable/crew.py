@@ -23,7 +23,7 @@ from pooltable.config import BY_NAME
 from pooltable.errors import SettingError, WorkerLost, WorkerStartError
 from pooltable.events import Event, WorkerEnded, WorkerReady
 from pooltable.outcomes import Outcome, Raised, Returned
-from pooltable.pool import engine
+from pooltable.pool import engine, forked
 from pooltable.pool.devices import devices_of
 from pooltable.pool.local import LocalEngine, Memory
 from pooltable.pool.setup import Setup, check as check_setup
@@ -346,7 +346,7 @@ class ThisProcess:
     def _run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
         try:
             # The second Ctrl-C must reach the row that runs in this very thread.
-            with self._requests.interrupting(2):
+            with self._requests.interrupting(2), forked.EndsCopies():
                 if self._requests.count >= 2:
                     return Raised(CancelledError())
                 return Returned(function(self._spec, *arguments))

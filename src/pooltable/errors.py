@@ -220,15 +220,23 @@ class Described(NamedTuple):
 def describe(error: BaseException) -> Described:
     """The error in words, whatever its own methods do."""
     kind = _kind_of(error)
-    text = safe_str(error.message if isinstance(error, RemoteError) else error)
+    text = shortened(safe_str(error.message if isinstance(error, RemoteError) else error))
     first = text.strip().splitlines()[0] if text.strip() else ""
     speaks_for_itself = isinstance(error, PooltableError) and not isinstance(error, RemoteError)
     reason = first if speaks_for_itself and first else f"{kind}: {first}" if first else kind
     if isinstance(error, RemoteError):
         detail = str.__str__(error.traceback) or reason
     else:
-        detail = text if speaks_for_itself else _traceback_of(error) or reason
+        detail = text if speaks_for_itself else shortened(_traceback_of(error)) or reason
     return Described(kind, reason, detail)
+
+
+def shortened(text: str, limit: int = 16384) -> str:
+    """The text without its middle, where it is too long."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
 
 
 def _kind_of(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from pooltable.errors import CannotStore, Fail, Later, WorkerLost, WorkerStartError, describe
+from pooltable.errors import CannotStore, Fail, Later, WorkerLost, WorkerStartError, describe, shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,5 +98,5 @@ def failure_of(error: BaseException, carried: Any = None) -> Failure:
     how: How = next((how for kinds, how in _HOW if isinstance(error, kinds)), "raised")
     kind, reason, detail = describe(error)
     if isinstance(error, Later):
-        return Failure(kind, str.__str__(error.reason), detail, how, float(error.seconds), carried)
+        return Failure(kind, shortened(str.__str__(error.reason)), detail, how, float(error.seconds), carried)
     return Failure(kind, reason, detail, how, 0.0, carried)

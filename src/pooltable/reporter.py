@@ -33,6 +33,7 @@ from pooltable.outcomes import Failure, Pickled, RowOutcome, Stored
 from pooltable.pace import Burst
 from pooltable.pool import engine
 from pooltable.pool.capture import Reader
+from pooltable.pool.forked import EndsCopies
 from pooltable.rows import Row, key_text
 from pooltable.table import identity
 from pooltable.table.states import Fate, Finish
@@ -185,10 +186,12 @@ class Reporter:
     # On the thread for callbacks: what is rebuilt there may take its time.
 
     def _call_back(self, callback: Callback, row: Row, value: Any) -> None:
-        callback(row, value.load() if isinstance(value, Pickled) else value)
+        with EndsCopies():
+            callback(row, value.load() if isinstance(value, Pickled) else value)
 
     def _call_back_error(self, callback: Callable[[Row, BaseException], object], row: Row, error: Any) -> None:
-        callback(row, error if isinstance(error, BaseException) else engine.rebuild(error))
+        with EndsCopies():
+            callback(row, error if isinstance(error, BaseException) else engine.rebuild(error))
 
     def _callback_failed(self, error: BaseException) -> None:
         self.notice("callback failed", name=describe(error).reason)

@@ -305,7 +305,12 @@ def failed(spec: Spec, error: BaseException) -> Failure:
     carried: Any = None
     if spec.carries[1]:
         carried = worker.describe(error, skip=0) if spec.travels else error
-    return failure_of(error, carried)
+    try:
+        return failure_of(error, carried)
+    except BaseException as second:  # a Later says its seconds or its reason in words of its own
+        if is_a_stop(second):
+            raise
+        return failure_of(second, carried)
 
 
 def work(task: Task, given: Any, rows: tuple[Attempt, ...]) -> Any:
@@ -394,10 +399,11 @@ def run_row_elsewhere(
     number: str, spec: bytes, values: tuple[Any, ...], attempt: int, idempotency_key: str
 ) -> tuple[RowOutcome | None, float]:
     """How the task ended and the seconds it took; the first row of a run to reach a process prepares it."""
-    known = prepared_elsewhere(number, spec)
-    began = perf_counter()
-    ended = run_here(known, values, attempt, idempotency_key)
-    return ended, perf_counter() - began
+    with forked.EndsCopies():
+        known = prepared_elsewhere(number, spec)
+        began = perf_counter()
+        ended = run_here(known, values, attempt, idempotency_key)
+        return ended, perf_counter() - began
 
 
 def prepared_elsewhere(number: str, spec: bytes) -> Spec:

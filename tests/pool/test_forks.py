@@ -71,6 +71,16 @@ def test_a_child_that_is_made_while_the_result_is_pickled_answers_for_nobody(poo
     goes_on(p)
 
 
+def test_a_child_of_a_callback_ends_with_it(pool: MakePool, executor: MakeExecutor) -> None:
+    said: list[object] = []
+    p = pool(1)
+    p.apply_async(double, (1,), callback=lambda value: said.append(helpers.fork_and("os", "return"))).get(10)
+    e = executor(1)
+    e.submit(nap, 0.1, "").add_done_callback(lambda future: said.append(helpers.fork_and("os", "return")))
+    until(lambda: said == [0, 0])
+    goes_on(p)
+
+
 def test_a_process_of_multiprocessing_inside_a_call_ends_as_it_should(pool: MakePool) -> None:
     p = pool(2)
     assert [p.apply_async(helpers.start_a_process).get(20) for _ in range(4)] == [3] * 4

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from typing import Any
 
+from pooltable import Later
 from pooltable.rows import Row
 from tests.runner.missions import note, notes
 
@@ -17,6 +19,14 @@ def hang() -> Any:
 
 def interrupt() -> Any:
     raise KeyboardInterrupt("not by any person")
+
+
+def fork() -> Any:
+    """The child comes back; says by what exit code it ended."""
+    child = os.fork()
+    if child:
+        return f"exit code {os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}"
+    return "from the child"
 
 
 def hang_in_the_runner() -> Any:
@@ -80,6 +90,12 @@ class TextError(Exception):
         return Text("said by itself")
 
 
+class Someday(Later):
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.seconds = "some day"  # type: ignore[assignment]
+
+
 def by_content(row: Row) -> Any:
     """Returns or raises what the row says."""
     match row.content:
@@ -103,6 +119,14 @@ def by_content(row: Row) -> Any:
             raise StrError(hang)
         case "str interrupts":
             raise StrError(interrupt)
+        case "task forks":
+            return fork()
+        case "item forks":
+            return Item(fork)
+        case "str forks":
+            raise StrError(fork)
+        case "later, nobody knows when":
+            raise Someday
         case "text":
             return Text("a caption")
         case "text error":

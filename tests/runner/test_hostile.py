@@ -58,6 +58,42 @@ def test_nor_is_one_that_comes_from_an_executor_or_from_this_process(videos, exe
     assert videos.notes() == []
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("where", ["workers", "here", "threads", "processes"])
+def test_a_child_that_comes_back_while_its_row_is_run_or_asked_ends_there(videos, where, batch):
+    videos.add("task forks", "item forks", "str forks", *["ok"] * 5)
+    task = hostile.many if batch > 1 else hostile.by_content
+    if where in ("workers", "here"):
+        summary = run(task, table(videos), processes=int(where == "workers"), batch=batch)
+    else:
+        made = ThreadPoolExecutor(2) if where == "threads" else ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+        with made:
+            summary = run(task, table(videos), executor=made, batch=batch)
+    assert (summary.done, summary.failed) == (7, 1)
+    assert videos.sql("SELECT caption FROM video WHERE id < 3") == [("exit code 0",)] * 2
+    assert "exit code 0" in videos.entry(3)["error"]
+
+
+def test_a_child_of_a_callback_ends_with_it(videos):
+    videos.add("ok", "ok")
+    said = []
+    summary = run(
+        hostile.by_content,
+        table(videos, write=()),
+        processes=1,
+        callback=lambda row, value: said.append(hostile.fork()),
+    )
+    assert (summary.done, said) == (2, ["exit code 0"] * 2)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_error_that_cannot_be_put_in_words_fails_its_own_row_alone(videos, batch):
+    videos.add("later, nobody knows when", *["ok"] * 3)
+    summary = run(hostile.many if batch > 1 else hostile.by_content, table(videos), processes=1, batch=batch)
+    assert (summary.done, summary.failures) == (3, {"ValueError": 1})
+    assert "could not convert string to float: 'some day'" in videos.entry(1)["error"]
+
+
 def test_a_value_or_error_that_hangs_when_it_is_asked_is_ended_at_the_time_limit_of_its_row(videos):
     videos.add(*SLOW, *["ok"] * 20)
     summary = run(hostile.by_content, table(videos), processes=3, time_limit=1.0)

@@ -79,3 +79,10 @@ def test_a_remote_error_is_described_by_what_it_was_there():
 
 def test_our_own_errors_are_described_by_their_sentence():
     assert describe(Fail("no audio track")).reason == "no audio track"
+
+
+def test_an_error_in_words_is_short_however_long_its_message_is():
+    told = describe(ValueError("x" * (1 << 20)))
+    assert len(told.reason) < 20_000
+    assert len(told.detail) < 20_000
+    assert "characters left out" in told.detail

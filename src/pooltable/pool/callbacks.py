@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from pooltable.pool.forked import EndsCopies
+
 
 class Callbacks:
     """Runs what it is given, one after the other, on a thread of its own that starts when first needed."""
@@ -27,7 +29,8 @@ class Callbacks:
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
             try:
-                work()
+                with EndsCopies():
+                    work()
             except BaseException:
                 import logging
 

@@ -37,6 +37,19 @@ def _new_word() -> Any:
     return memoryview(page)
 
 
+class EndsCopies:
+    """In the block runs code of the user's, and a copy of this process that it forks off ends with the block."""
+
+    __slots__ = ("_own",)
+
+    def __enter__(self) -> None:
+        self._own = own()
+
+    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
+        if not self._own[0]:
+            leave(error)
+
+
 def _forked() -> None:
     _word[0] = 0
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy.sql import sqltypes
 
-from pooltable.errors import CannotStore, MappingError, describe
+from pooltable.errors import CannotStore, MappingError, describe, shortened
 from pooltable.table.conversion import Form, Limits, Store, fitted, for_driver, plain
 from pooltable.table.mapping import Column, Mapping
 
@@ -135,7 +135,4 @@ def cleaned(text: str, limit: int = 16384) -> str:
     """The text as every database takes it: NULs and lone surrogates written out, the middle left out where it is too
     long."""
     text = text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n... {len(text) - 2 * half} characters left out ...\n{text[-half:]}"
+    return shortened(text, limit)
