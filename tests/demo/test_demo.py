@@ -123,6 +123,7 @@ def test_the_demonstration_says_what_became_of_every_row(start, tmp_path):
     assert "11 of 11" in demo.printed
     assert re.search(r"DONE on attempt 2", demo.printed)
     assert "Invalid data found" in demo.printed
+    assert demo.printed.startswith("nothing was lost: all 12 rows ended, 11 DONE and 1 FAILED; one worker was killed")
     assert re.search(r"\d\.\d times as fast as one process", demo.printed)
     assert "NOT OK" not in demo.printed
     assert ask(folder / "videos.db", f"SELECT attempt, lost FROM pooltable_video WHERE id = {accident.ROW}") == [(2, 1)]

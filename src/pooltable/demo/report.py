@@ -56,6 +56,7 @@ class Watch:
         self._due = 0.0
         self._first_claim: float | None = None
         self._last_ready = 0.0
+        self._loads: list[float] = []
         self._ends: list[float] = []
 
     @property
@@ -78,6 +79,11 @@ class Watch:
             return 0.0
         return (len(ends) - 1) / (ends[-1] - ends[0])
 
+    @property
+    def loading(self) -> float:
+        """Seconds that a worker took to start and to load the model, on average."""
+        return sum(self._loads) / len(self._loads) if self._loads else 0.0
+
     def __call__(self, event: Event) -> None:
         match event:
             case RunStarted():
@@ -85,6 +91,7 @@ class Watch:
                 say(f"running {event.pending} of {self._total} rows in {processes}; each loads the model first")
             case WorkerReady():
                 self._last_ready = time.monotonic()
+                self._loads.append(event.seconds)
                 say(f"worker {event.worker} (process {event.pid}) is ready after {event.seconds:.1f} s")
             case RowsClaimed() if self._first_claim is None:
                 self._first_claim = time.monotonic()
@@ -113,10 +120,12 @@ class Speed:
     """What was measured, in clips a second; 0 is unknown.
 
     `rate` is that of the whole run of `rows` clips, `full` that of its part in which all `processes` were at work, and
-    `alone` that of one process, over `sample` of the same clips.
+    `alone` that of one process, over `sample` of the same clips. `loading`: the seconds until a worker was ready.
     """
 
     processes: int
+    cores: int
+    loading: float
     rows: int
     rate: float
     full: float
@@ -184,6 +193,7 @@ def print_verdict(verdict: Verdict, speed: Speed) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, 120)
+    console.print(_outcome(verdict), style="bold")
     table = Table(title="What became of the rows", title_justify="left", show_lines=True)
     table.add_column("", max_width=24)
     table.add_column("expected", max_width=20)
@@ -201,6 +211,17 @@ def _lines(verdict: Verdict) -> list[tuple[bool, str, str, str]]:
         (verdict.broken_one_failed, f"row {clips.BROKEN}, not a video", "the only one FAILED", _failures(verdict)),
         (verdict.killed_one_came_through, *_killed(verdict)),
     ]
+
+
+def _outcome(verdict: Verdict) -> str:
+    """What the demonstration has shown, in one sentence."""
+    done = sum(video.status == "DONE" for video in verdict.videos)
+    failed, count = len(verdict.failed), len(verdict.videos)
+    open_ = count - done - failed
+    rows = f"{open_} of {count} rows have not ended" if open_ else f"nothing was lost: all {count} rows ended"
+    kill = f"one worker was killed in the middle of row {verdict.kill.row}" if verdict.kill else "no worker was killed"
+    again = ", which another worker ran again" if verdict.killed_one_came_through else ""
+    return f"{rows}, {done} DONE and {failed} FAILED; {kill}{again}"
 
 
 def _captions(verdict: Verdict) -> str:
@@ -234,16 +255,23 @@ def _killed(verdict: Verdict) -> tuple[str, str, str]:
 def _speed(speed: Speed) -> str:
     if not speed.rate:
         return "nothing was left to run"
-    lines = [f"{speed.rate:.1f} clips/s: {speed.rows} clips, from the first claim to the last end, accident included"]
-    if speed.full:
-        lines.append(f"{speed.full:.1f} clips/s while all {speed.processes} processes were at work")
-    if not speed.alone:
-        return "\n".join([*lines, "too few clips were left to compare it with one process"])
-    lines.append(f"{speed.alone:.1f} clips/s in one process: {speed.sample} of the clips, half before and half after")
-    times = f"{speed.rate / speed.alone:.1f} times as fast as one process"
-    return "\n".join(
-        [*lines, times + (f", {speed.full / speed.alone:.1f} times without the accident" if speed.full else "")]
+    whole = (
+        f"{speed.rate:.1f} clips/s from the first claim of {speed.rows} clips to the last end, with the accident: the"
+        f" killed worker's clip was read twice, and the worker in its place had to start and load the model, which"
+        f" takes {speed.loading:.1f} s"
     )
+    if not speed.alone:
+        return f"{whole}\ntoo few clips were left to compare it with one process"
+    best, what = speed.full or speed.rate, "without the accident" if speed.full else "with the accident"
+    most = min(speed.processes, speed.cores)
+    cores = "1 core" if speed.cores == 1 else f"{speed.cores} cores"
+    processes = "1 process" if speed.processes == 1 else f"{speed.processes} processes"
+    times = (
+        f"{best / speed.alone:.1f} times as fast as one process, {what}: {best:.1f} clips/s in {processes},"
+        f" {speed.alone:.1f} in one ({speed.sample} of the clips, half before and half after the run)"
+    )
+    limit = f"{most} times is the most that {processes} can reach on {cores}, with nothing else at work on them"
+    return "\n".join([times, limit, whole])
 
 
 def print_captions(videos: list[Video], reasons: dict[int, str], folder: Path) -> None:

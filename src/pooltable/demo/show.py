@@ -118,7 +118,16 @@ def _run(folder: Path, file: Path, processes: int) -> tuple[Summary, report.Spee
         )
         if summary.exit_code <= 1:
             alone.read_half()
-    return summary, report.Speed(processes, watch.done, watch.rate, watch.full_rate, alone.count, alone.rate)
+    return summary, report.Speed(
+        processes,
+        usable_cores(),
+        watch.loading,
+        watch.done,
+        watch.rate,
+        watch.full_rate,
+        alone.count,
+        alone.rate,
+    )
 
 
 class Alone:
