@@ -10,7 +10,9 @@ import pytest
 from pooltable.demo import accident, clips, report
 from pooltable.demo.stage import Video
 
-SPEED = report.Speed(processes=2, cores=2, loading=1.5, rows=47, rate=8.0, full=9.0, sample=10, alone=5.0)
+SPEED = report.Speed(
+    processes=2, cores=2, loading=1.5, accident=True, rows=47, rate=8.0, full=9.0, sample=10, alone=5.0
+)
 
 
 @pytest.fixture
@@ -106,3 +108,8 @@ def test_a_row_that_has_not_ended_is_told_first(verdict, capsys):
 def test_more_processes_than_cores_promise_no_more_than_the_cores(verdict, capsys):
     report.print_verdict(verdict, replace(SPEED, processes=8, cores=4))
     assert "4 times is the most that 8 processes can reach on 4 cores" in capsys.readouterr().out
+
+
+def test_a_run_after_the_one_with_the_accident_tells_nothing_of_it(verdict, capsys):
+    report.print_verdict(verdict, replace(SPEED, accident=False))
+    assert "read twice" not in capsys.readouterr().out

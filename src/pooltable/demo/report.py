@@ -57,6 +57,7 @@ class Watch:
         self._first_claim: float | None = None
         self._last_ready = 0.0
         self._loads: list[float] = []
+        self.accident = False
         self._ends: list[float] = []
 
     @property
@@ -112,6 +113,7 @@ class Watch:
         elif row.end == "failed":
             say(f"row {row.key[0]} FAILED: {row.reason}")
         elif row.lost:
+            self.accident = True
             say(f"row {row.key[0]} is PENDING again: {row.reason}")
 
 
@@ -121,11 +123,13 @@ class Speed:
 
     `rate` is that of the whole run of `rows` clips, `full` that of its part in which all `processes` were at work, and
     `alone` that of one process, over `sample` of the same clips. `loading`: the seconds until a worker was ready.
+    `accident`: a worker was killed in this run, and not in an earlier one that it goes on with.
     """
 
     processes: int
     cores: int
     loading: float
+    accident: bool
     rows: int
     rate: float
     full: float
@@ -255,14 +259,16 @@ def _killed(verdict: Verdict) -> tuple[str, str, str]:
 def _speed(speed: Speed) -> str:
     if not speed.rate:
         return "nothing was left to run"
-    whole = (
-        f"{speed.rate:.1f} clips/s from the first claim of {speed.rows} clips to the last end, with the accident: the"
-        f" killed worker's clip was read twice, and the worker in its place had to start and load the model, which"
-        f" takes {speed.loading:.1f} s"
-    )
+    whole = f"{speed.rate:.1f} clips/s from the first claim of {speed.rows} clips to the last end"
+    if speed.accident:
+        whole += (
+            ", with the accident: the killed worker's clip was read twice, and the worker in its place had to start and"
+            f" load the model, which takes {speed.loading:.1f} s"
+        )
     if not speed.alone:
         return f"{whole}\ntoo few clips were left to compare it with one process"
-    best, what = speed.full or speed.rate, "without the accident" if speed.full else "with the accident"
+    best = speed.full or speed.rate
+    what = "with the accident" if speed.accident and not speed.full else "without the accident"
     most = min(speed.processes, speed.cores)
     cores = "1 core" if speed.cores == 1 else f"{speed.cores} cores"
     processes = "1 process" if speed.processes == 1 else f"{speed.processes} processes"

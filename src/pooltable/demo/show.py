@@ -122,6 +122,7 @@ def _run(folder: Path, file: Path, processes: int) -> tuple[Summary, report.Spee
         processes,
         usable_cores(),
         watch.loading,
+        watch.accident,
         watch.done,
         watch.rate,
         watch.full_rate,
