@@ -358,9 +358,22 @@ def say(message: Any, pause: float = 0.0) -> None:
         line.socket.send(message)
     else:
         number = frame.f_locals["number"]
+        message = message(number) if callable(message) else message
         answers = [(number + offset, 0, 0.0, b"N.") for offset in message] if isinstance(message, list) else message
         line.send(pack((answers, 0.0, True, 0, False) if isinstance(message, list) else answers))
     time.sleep(pause)
+
+
+def no_seconds(number: int) -> Any:
+    return [(number, 0, 0.0, b"N.")], "long", True, 0, False
+
+
+def no_kind(number: int) -> Any:
+    return [(number, 17, 0.0, b"N.")], 0.0, True, 0, False
+
+
+def no_payload(number: int) -> Any:
+    return [(number, 1, 0.0, b"N.")], 0.0, True, 0, False
 
 
 def leave_a_thread(name: str = "uploader", recycle: bool = False) -> int:

@@ -132,6 +132,13 @@ def test_what_a_child_prints_is_kept_and_nothing_is_printed_twice(method: str, t
         ([], 0.0, True, 0, False),
         ([(1,)], 0.0, True, 0, False),
         (None, None, None, None, None),
+        ("failed",),
+        ("crowded",),
+        ("outlasted", 1),
+        ("ready", "twice"),
+        helpers.no_seconds,
+        helpers.no_kind,
+        helpers.no_payload,
     ],
 )
 def test_what_no_worker_says_costs_the_worker_that_said_it_and_nobody_else(pool: MakePool, message: Any) -> None:

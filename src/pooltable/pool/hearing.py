@@ -163,6 +163,7 @@ class Hearing:
         """Answers have come."""
         try:
             answers, seconds, ended, dropped, leaving = message
+            seconds, dropped = float(seconds), int(dropped)
         except (TypeError, ValueError):
             raise NoMessage("not what a message has in it") from None
         if worker.channel.files or worker.channel.cut:
@@ -271,12 +272,20 @@ def _belong_to(batch: dict[int, Entry], answers: list[Record], left: dict[int, A
     """Whether these answer calls of this batch, and all of its calls that are in `left`."""
     try:
         if len(answers) == len(batch) == 1:  # as usual
-            number, _, _, _ = answers[0]
-            return number in batch
-        numbers = {number for number, _, _, _ in answers}
+            number, kind, seconds, payload = answers[0]
+            return number in batch and _is_answer(kind, seconds, payload)
+        numbers = {number for number, kind, seconds, payload in answers if _is_answer(kind, seconds, payload)}
     except (TypeError, ValueError):
         return False
-    return numbers <= batch.keys() and left.keys() & batch.keys() <= numbers
+    return len(numbers) == len(answers) and numbers <= batch.keys() and left.keys() & batch.keys() <= numbers
+
+
+def _is_answer(kind: Any, seconds: Any, payload: Any) -> bool:
+    if type(seconds) is not float:
+        return False
+    if kind == RETURNED:
+        return type(payload) is bytes
+    return type(payload) is tuple and len(payload) == 5 if kind == RAISED else kind == LARGE
 
 
 def _with_files(answers: list[Record], channel: Channel) -> list[Record]:

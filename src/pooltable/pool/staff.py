@@ -197,22 +197,22 @@ class Staff:
 
     def greet(self, worker: WorkerProcess, message: tuple[Any, ...]) -> None:
         """It says that it is ready, or that its start has failed and it will be gone in a moment."""
-        if message[0] == "failed":
-            worker.failure = message[1:]
-            return
-        if message[0] == "crowded":
-            if not self._crowded:
-                self._crowded = True
-                names = tuple((str(name), int(count)) for name, count in message[2])
-                self._tell(TooManyThreads(worker.index, worker.pid, message[1], self._birth.threads, names))
-            return
-        if message[0] == "outlasted":
-            if not self._outlasted:
-                self._outlasted = True
-                self._tell(ThreadsLeft(worker.index, worker.pid, tuple(map(str, message[1]))))
-            worker.kill_group()
-            return
-        if message[0] != "ready":
+        match message:
+            case ("failed", (_, _, _, _, _), bool()) if not worker.greeted:
+                worker.failure = message[1:]
+                return
+            case ("crowded", int() as count, [*names]) if all(map(_is_pair, names)):
+                if not self._crowded:
+                    self._crowded = True
+                    self._tell(TooManyThreads(worker.index, worker.pid, count, self._birth.threads, tuple(names)))
+                return
+            case ("outlasted", [*names]):
+                if not self._outlasted:
+                    self._outlasted = True
+                    self._tell(ThreadsLeft(worker.index, worker.pid, tuple(map(str, names))))
+                worker.kill_group()
+                return
+        if message != ("ready",):
             raise NoMessage("a word that is none of its words")
         now = monotonic()
         worker.greeted = True
@@ -443,3 +443,10 @@ class Staff:
                 self._listener(event)
             except Exception:
                 sys.excepthook(*sys.exc_info())
+
+
+def _is_pair(value: object) -> bool:
+    match value:
+        case (str(), int()):
+            return True
+    return False
