@@ -279,6 +279,15 @@ def test_values_that_no_terminal_likes_are_shown_all_the_same(hosts: Any) -> Non
     assert "\x1b[2J" not in hosts.run("show", "2").stdout
 
 
+def test_show_has_values_as_people_write_them(folder: Any) -> None:
+    folder.sql("CREATE TABLE host (id INTEGER PRIMARY KEY, at DATETIME, price DECIMAL(8, 2), status TEXT)")
+    folder.sql("INSERT INTO host VALUES (1, '2024-01-01 12:00:00', 1.5, 'PENDING')")
+    shown = folder.run("show", "1", "--db", "work.db", "--table", "host").stdout
+    assert "2024-01-01 12:00:00\n" in shown
+    assert "1.5\n" in shown
+    assert "(" not in shown
+
+
 # ---- changing
 
 

@@ -205,6 +205,23 @@ def test_doctor_says_when_no_row_holds_the_pending_word(place):
     assert "--pending" in found(table)["status words"].remedy
 
 
+def test_words_that_were_left_alone_are_in_nobodys_way_once_all_is_done(place):
+    def nothing(row):
+        return None
+
+    place.counts_claims = False
+    table = place.video(3)
+    place.sql("UPDATE video SET status = 'OLD' WHERE id = 3")
+    assert run(nothing, table, processes=0, listeners=()).done == 2
+    again = run(nothing, table, processes=0, listeners=())
+    assert (again.done, again.exit_code) == (0, 0)
+    assert found(table)["status words"].level == "warning"
+    place.sql("UPDATE video SET status = 'NEW'")
+    with pytest.raises(MappingError, match="none is the pending word"):
+        run(nothing, table, processes=0, listeners=())
+    assert found(table)["status words"].level == "error"
+
+
 def test_doctor_names_a_job_that_another_mapping_or_version_set_up(place):
     lease = place.lease(place.video(2))
     lease.done(lease.one())
@@ -369,3 +386,28 @@ def test_row_level_security_that_hides_every_row_is_refused_before_anything_is_c
         lease.close()
     finally:
         postgresql.script("DROP OWNED BY guest; DROP ROLE guest")
+
+
+def test_a_role_without_the_right_to_a_schema_is_told_the_grant(postgresql):
+    postgresql.script("CREATE SCHEMA other", "CREATE TABLE other.video (id INT PRIMARY KEY, status TEXT)")
+    postgresql.script("CREATE ROLE guest LOGIN")
+    url = postgresql.engine.url.set(username="guest").render_as_string(hide_password=False)
+    try:
+        with pytest.raises(DatabaseError, match='GRANT USAGE ON SCHEMA "other"'):
+            TaskTable(url, "other.video").findings()
+    finally:
+        postgresql.script("DROP OWNED BY guest; DROP ROLE guest")
+
+
+def test_a_password_that_is_missing_is_not_waited_for():
+    from pooltable.table.postgres import PostgreSQL
+
+    for said in (
+        'connection failed: FATAL:  password authentication failed for user "me"',
+        "connection failed: fe_sendauth: no password supplied",
+        'connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "me", database "x", no encryption',
+        'connection failed: FATAL:  database "x" does not exist',
+    ):
+        assert PostgreSQL.hopeless(PostgreSQL.__new__(PostgreSQL), Exception(said)), said
+    starting = Exception("connection failed: FATAL:  the database system is starting up")
+    assert not PostgreSQL.hopeless(PostgreSQL.__new__(PostgreSQL), starting)

@@ -156,7 +156,7 @@ def show(key: KEY, settings: Settings, as_json: JSON = False) -> int:
         say("the row is gone; this is what is remembered of it")
     else:
         for name, value in zip(row.fields, row, strict=True):
-            say(f"{name + ':':<15} {short(value, 200)}")
+            say(f"{name + ':':<15} {short(str(value), 200)}")
     if entry is None:
         say("it was never claimed")
         return 0

@@ -203,7 +203,7 @@ class Checkup:
         self.look = look = self._looker.look(self.c)
         m = self.m
         shown = ", ".join(f"{word_text(word)}{f' ({n})' if n is not None else ''}" for word, n in look.words.items())
-        if look.strange and not look.pending:
+        if look.no_pending:
             yield error(
                 "status words",
                 f"{m.name}.{m.status.name} holds {shown}; none is the pending word {word_text(m.words.pending)}",

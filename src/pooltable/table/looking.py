@@ -26,8 +26,8 @@ class Look:
     `foreign_doing` are DOING rows that no runner holds, `keyless` PENDING ones with NULL in their key. `index_sql`
     makes the index that claims lack, None where they have it or the table is small. `unsafe_file_system` names a file
     system that cannot be trusted with a SQLite file. `known` tells whether the job is set up with this mapping.
-    `hidden` says what keeps every row from this role, and `no_pending` that none waits under the pending word, though
-    there are others; each with the remedy.
+    `hidden` says what keeps every row from this role, and `no_pending` that the pending word is not the table's: none
+    waits under it though there are strange ones, and no run of this job has ended any; each with the remedy.
     """
 
     words: dict[Any, int | None]
@@ -56,6 +56,9 @@ class Looker:
         strange = self._strange(c, words)
         pending = self._count(c, s.is_word[Status.PENDING] + s.has_key + s.scope)
         keyless = self.keyless(c)
+        known = self._entries and jobs.known(c, s)
+        # Once all rows are done none waits, and a few that were left alone from the start do not make the word wrong.
+        in_use = pending or keyless or (known and len(strange) < len(words))
         return Look(
             words=words,
             strange=strange,
@@ -64,9 +67,9 @@ class Looker:
             keyless=keyless,
             index_sql=self.index_sql(c) if size > INDEX_FROM else None,
             unsafe_file_system=s.dialect.unsafe_file_system(self._database.engine.url),
-            known=self._entries and jobs.known(c, s),
+            known=known,
             hidden=s.dialect.hidden(c, s.mapping),
-            no_pending=self._no_pending(words) if strange and not (pending or keyless) else None,
+            no_pending=self._no_pending(words) if strange and not in_use else None,
         )
 
     def _no_pending(self, words: Iterable[Any]) -> str:

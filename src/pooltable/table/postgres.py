@@ -6,6 +6,7 @@ stand in between.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Any, ClassVar
@@ -29,6 +30,14 @@ from pooltable.table.values import Converter
 IDLE_SECONDS = 5
 # It stood still, or took, longer than it may.
 ENDED_BY_SERVER = ("25P03", "25P04")
+
+# What does not pass by waiting, as a server that is starting does: password, rights to connect, database, role. libpq
+# gives no code with it.
+HOPELESS = (
+    *("authentication failed", "no password supplied", "no pg_hba.conf entry"),
+    *('FATAL:  database "', 'FATAL:  role "'),
+)
+_NO_SCHEMA = re.compile(r"permission denied for schema (.+)")
 
 OLDEST = 120000  # as `server_version` of the driver tells it
 
@@ -101,13 +110,16 @@ class PostgreSQL(Dialect):
 
     def advice(self, error: BaseException) -> str:
         if getattr(error, "sqlstate", None) == "42501":
+            if schema := _NO_SCHEMA.search(str(error)):
+                return (
+                    f"; the role needs it from the schema's owner: GRANT USAGE ON SCHEMA {self.quote(schema[1])} TO ..."
+                )
             return "; `pooltable doctor` shows the GRANT that is missing"
         return "; see that the URL names the right user, password and database" if self.hopeless(error) else ""
 
     def hopeless(self, error: BaseException) -> bool:
-        # Wrong password, no such database: but not a server that is starting.
         text = str(error)
-        return "authentication failed" in text or 'FATAL:  database "' in text or 'FATAL:  role "' in text
+        return any(part in text for part in HOPELESS)
 
     def check_server(self, connection: sa.Connection) -> None:
         driver: Any = connection.connection.driver_connection
