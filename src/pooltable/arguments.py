@@ -78,7 +78,8 @@ def template(words: Sequence[str], lists: int, *, shell: bool, append: bool) -> 
         if name != "#" and not number and lists > 1:
             raise TaskError(f"{{{name}}} of which list? There are {lists}: write {{1{name}}}, {{2{name}}}")
         if name != "#" and max(number, 1) > lists:
-            raise TaskError(f"{{{name}}} stands for an argument of list {max(number, 1)}, but there are {lists} lists")
+            there = "is 1 list" if lists == 1 else f"are {lists} lists"
+            raise TaskError(f"{{{name}}} stands for an argument of list {max(number, 1)}, but there {there}")
     return found
 
 

@@ -98,6 +98,12 @@ def test_arguments_from_stdin_reach_the_command_as_they_are(folder: Any) -> None
     assert len((folder.path / "log").read_bytes().splitlines()) == 1 + 2 * 12
 
 
+def test_without_an_argument_nothing_is_run_and_that_is_said(folder: Any) -> None:
+    done = folder.run("map", "echo", stdin="")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "pooltable: there are no arguments, so nothing was run\n"
+
+
 def test_lines_of_stdin_are_arguments_and_lists_are_combined(folder: Any) -> None:
     assert out(folder.run("map", "echo", "<{}>", stdin="a b\n\nc\n")) == ["<a b>", "<c>"]
     done = folder.run("map", "-k", "--tag", "echo {2}{1} {#}", ":::", "a", "b", ":::", "x", "y")

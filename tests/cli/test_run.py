@@ -223,6 +223,15 @@ def test_try_runs_one_row_here_and_writes_nothing(hosts: Any) -> None:
     assert hosts.sql("SELECT name FROM sqlite_master WHERE name LIKE 'pooltable%'") == []
 
 
+def test_try_says_that_no_column_can_hold_what_a_function_returned(hosts: Any) -> None:
+    (hosts.path / "locks.py").write_text("import threading\ndef mission(row):\n    return threading.Lock()\n")
+    done = hosts.run("try", "locks:mission", "1")
+    assert done.returncode == 1
+    assert "the row would be FAILED: column 'caption'" in done.stdout
+    (only,) = json.loads(hosts.run("try", "locks:mission", "1", "--json").stdout)
+    assert only["ended"] == "failed"
+
+
 def test_try_shows_the_traceback_of_the_users_own_code_only(hosts: Any) -> None:
     done = hosts.run("try", "app:picky", "2")
     assert done.returncode == 1
@@ -245,7 +254,7 @@ def test_a_worker_over_the_first_memory_limit_is_replaced_and_over_the_second_ki
     assert done.returncode == 1, done.stderr
     pids = dict(hosts.sql("SELECT id, caption FROM host"))
     assert pids[1] != pids[2], "replaced after its row"
-    assert "over its limit of 286 MiB" in hosts.run("show", "4").stdout
+    assert "over its limit of 300 MB" in hosts.run("show", "4").stdout
 
 
 def test_try_tells_programs_what_came_of_each_row_and_nothing_else_on_stdout(hosts: Any) -> None:

@@ -111,6 +111,31 @@ def test_init_asks_for_what_it_cannot_see(folder: Any, terminal: Any) -> None:
     assert folder.sql("SELECT state FROM video ORDER BY id") == [("DONE",), ("DONE",), (None,)]
 
 
+def test_init_says_what_is_wrong_with_an_answer_and_asks_again(folder: Any, terminal: Any) -> None:
+    folder.sql("CREATE TABLE video (id TEXT PRIMARY KEY, state TEXT, score JSON)")
+    folder.sql("INSERT INTO video VALUES ('a', NULL, NULL), ('b', NULL, NULL)")
+    asked = terminal("init")
+    for question, answer in (
+        (r"Database.*: $", "other.db"),
+        (r"there is no file 'other.db'[^$]*Database.*: $", "work.db"),
+        (r"Status column: $", "stat"),
+        (r"no column 'stat' for status; there is 'state'\s+Status column: $", "state"),
+        (r"PENDING \[NULL\]: $", "NEW"),
+        (r"no row has 'NEW': they have NULL\s+The word for PENDING \[NULL\]: $", ""),
+        (r"DOING.*: $", "NULL"),
+        (r"'NULL' is the word for PENDING already\s+The word for DOING.*: $", ""),
+        (r"DONE.*: $", ""),
+        (r"FAILED.*: $", ""),
+        (r"Columns.*: $", "scor"),
+        (r"'scor' is none of them\s+Columns.*: $", "score"),
+    ):
+        asked.wait_for(question)
+        asked.seen = ""
+        asked.type(answer + "\n")
+    assert asked.finish() == 0
+    assert "2 rows wait" in asked.seen
+
+
 def test_init_asks_where_a_result_goes(hosts: Any, terminal: Any) -> None:
     (hosts.path / "pooltable.toml").unlink()
     asked = terminal("init", "--db", "work.db", "--table", "host")

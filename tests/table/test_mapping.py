@@ -45,7 +45,7 @@ def test_columns_that_are_not_there_are_named_with_the_nearest(place):
     place.video()
     with pytest.raises(MappingError, match=r"no column 'captoin' for write; there is 'caption'"):
         place.table("video", write=("captoin",)).prepare()
-    with pytest.raises(MappingError, match=r"no column 'state' for status; .*name yours with status="):
+    with pytest.raises(MappingError, match=r"no column 'state' for status; .*name yours with --status or status="):
         place.table("video", status="state").prepare()
     with pytest.raises(MappingError, match="no column 'kee' for key"):
         place.table("video", key="kee").prepare()

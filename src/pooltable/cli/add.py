@@ -119,6 +119,10 @@ def _opened(name: str) -> Iterator[IO[str]]:
         raise UsageError(f"{name!r} is not UTF-8 text") from None
 
 
+def _shown(name: str) -> str:
+    return "stdin" if name == "-" else name
+
+
 def _csv_lines(name: str) -> Iterator[Line]:
     with _opened(name) as file:
         reader = csv.reader(file)
@@ -127,13 +131,14 @@ def _csv_lines(name: str) -> Iterator[Line]:
             if not head:
                 raise UsageError(f"{name!r} is empty; its first line must name the columns")
             for values in reader:
-                where = f"{name}, line {reader.line_num}"
+                where = f"{_shown(name)}, line {reader.line_num}"
                 if values and len(values) != len(head):
-                    raise UsageError(f"{where}: {len(values)} values for {len(head)} columns")
+                    held = "1 value" if len(values) == 1 else f"{len(values)} values"
+                    raise UsageError(f"{where}: {held} for {len(head)} columns")
                 if values:
                     yield where, dict(zip(head, values, strict=True))
         except csv.Error as error:
-            raise UsageError(f"{name}, line {reader.line_num}: {error}") from None
+            raise UsageError(f"{_shown(name)}, line {reader.line_num}: {error}") from None
 
 
 def _json_lines(name: str) -> Iterator[Line]:
@@ -141,7 +146,7 @@ def _json_lines(name: str) -> Iterator[Line]:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            where = f"{name}, line {number}"
+            where = f"{_shown(name)}, line {number}"
             try:
                 row = json.loads(line)
             except ValueError as error:

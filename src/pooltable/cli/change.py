@@ -81,7 +81,7 @@ def _none(why: str, quiet: bool) -> int:
     """The exit code of a command that found nothing to do."""
     if quiet:
         return 0
-    complain(f"{why}; nothing was changed")
+    complain(f"{why} Nothing was changed" if why.endswith("?") else f"{why}; nothing was changed")
     return 1
 
 

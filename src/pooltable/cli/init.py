@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,12 @@ from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, takes
 from pooltable.cli.saving import edited
 from pooltable.cli.show import say, say_json
-from pooltable.cli.table import ask_columns, can_ask, open_table
-from pooltable.config import INDIRECT, OWN_FILE, Settings, to_toml
-from pooltable.errors import MappingError, SettingError
+from pooltable.cli.table import ask, ask_columns, can_ask, open_table
+from pooltable.config import BY_NAME, INDIRECT, OWN_FILE, Settings, to_toml
+from pooltable.errors import MappingError, PooltableError, SettingError
 from pooltable.table.states import word_text
 from pooltable.text import one_line
-from pooltable.urls import hide_password, password_of, with_path
+from pooltable.urls import hide_password, password_of, with_path, without_passwords
 
 if TYPE_CHECKING:
     from pooltable.table.looking import Look
@@ -34,6 +35,7 @@ WAITS = {
     "mysql": "others can write meanwhile",
 }
 STATES = ("pending", "doing", "done", "failed")
+OF_THE_TABLE = ("table", "job", "status", "key", "write", "result", *STATES)
 
 
 @takes(*TABLE, shows=("job", "status", "key", "write", "result", "pending", "doing", "done", "failed"))
@@ -61,9 +63,8 @@ def init(
       pooltable init --index     beside writers, on all but SQLite
       pooltable init --again --pending NULL     after a run with another word
     """
-    if not settings["db"] and can_ask():
-        answer = typer.prompt("Database (a URL such as postgresql://user@host/name, or a SQLite file)", err=True)
-        settings = settings.answered({"db": answer})
+    if not settings["db"]:
+        settings = settings.answered({"db": _ask_database(settings)})
     if not settings["table"]:
         settings = settings.answered({"table": _choose_table(settings)})
     if not print_sql:
@@ -92,25 +93,41 @@ def init(
     return 0
 
 
-def _choose_table(settings: Settings) -> str:
+def _ask_database(settings: Settings) -> str:
+    if not can_ask():
+        raise SettingError("no database is named: give --db")
+
+    def refused(answer: str) -> str:
+        try:
+            _tables(settings.answered({"db": answer}))
+        except PooltableError as error:
+            return without_passwords(str(error))
+        return ""
+
+    return ask("Database (a URL such as postgresql://user@host/name, or a SQLite file)", refused)
+
+
+def _tables(settings: Settings) -> tuple[str, list[str]]:
+    """The name of the database, and its tables that are not ours."""
     import sqlalchemy as sa
 
     from pooltable.table.database import Database
 
     database = Database(settings.database)
-    names = [
-        name
-        for name in database.reflecting(lambda connection: sa.inspect(connection).get_table_names())
-        if not name.startswith("pooltable_")
-    ]
+    names = database.reflecting(lambda connection: sa.inspect(connection).get_table_names())
+    return database.name, [name for name in names if not name.startswith("pooltable_")]
+
+
+def _choose_table(settings: Settings) -> str:
+    database, names = _tables(settings)
     if len(names) == 1:
         return names[0]
     if not names:
-        raise SettingError(f"{database.name} has no tables; make one, for example with `pooltable add --create`")
+        raise SettingError(f"{database} has no tables; make one, for example with `pooltable add --create`")
     shown = ", ".join(names[:20]) + (" and more" if len(names) > 20 else "")
     if not can_ask():
-        raise SettingError(f"which table? {database.name} has {shown}: give --table")
-    return str(typer.prompt(f"Table with the rows to work on ({shown})", err=True))
+        raise SettingError(f"which table? {database} has {shown}: give --table")
+    return ask(f"Table with the rows to work on ({shown})", lambda answer: "")
 
 
 def _ask_words(settings: Settings) -> dict[str, Any]:
@@ -124,18 +141,47 @@ def _ask_words(settings: Settings) -> dict[str, Any]:
     except MappingError as error:
         if settings.origin("status") != "default" or "for status" not in str(error):
             raise
-        asked["status"] = typer.prompt(f"{error}\nStatus column", err=True)
+        typer.echo(_without_remedy(error), err=True)
+        asked["status"] = ask("Status column", lambda answer: _no_status(settings, answer))
         table = open_table(settings.answered(asked))
     look = table.look()
     if look.known or not look.no_pending:
         return asked
     say_found = ", ".join(_counted(word, count) for word, count in look.words.items())
     typer.echo(one_line(f"{table.name}.{table.status} holds {say_found}"), err=True)
-    for state in STATES:
-        default = getattr(table.words, state)
-        if settings.origin(state) == "default":
-            asked[state] = typer.prompt(f"The word for {state.upper()}", default=word_text(default), err=True)
+    open_states = [state for state in STATES if settings.origin(state) == "default"]
+    taken = {word_text(getattr(table.words, state)): state for state in STATES if state not in open_states}
+    there = {word_text(word) for word in look.words}
+    counted = all(count is not None for count in look.words.values())
+
+    def refused(state: str, answer: str) -> str:
+        if state == "pending" and counted and answer not in there:
+            return f"no row has {answer!r}: they have {' and '.join(sorted(there))}"
+        return f"{answer!r} is the word for {taken[answer].upper()} already" if answer in taken else ""
+
+    for state in open_states:
+        # Rows that all have the same word can only be waiting.
+        default = word_text(getattr(table.words, state))
+        if state == "pending" and len(there) == 1 and min(there).isprintable():
+            default = min(there)
+        asked[state] = ask(f"The word for {state.upper()}", partial(refused, state), default=default)
+        taken[asked[state]] = state
     return asked
+
+
+def _no_status(settings: Settings, answer: str) -> str:
+    try:
+        open_table(settings.answered({"status": answer})).prepare(create=False)
+    except MappingError as error:
+        if "for status" not in str(error):
+            raise
+        return _without_remedy(error)
+    return ""
+
+
+def _without_remedy(error: MappingError) -> str:
+    """What is wrong with a name, for somebody who is asked for another one."""
+    return str(error).partition("; name yours with")[0]
 
 
 def _ask_columns(settings: Settings) -> dict[str, Any]:
@@ -233,9 +279,14 @@ def _write(settings: Settings) -> list[str]:
     return [f"wrote {path}; now: pooltable run module:function", *told]
 
 
+def _from_environment(settings: Settings, name: str) -> bool:
+    return name in OF_THE_TABLE and settings.origin(name) == BY_NAME[name].environment
+
+
 def _to_write(settings: Settings) -> tuple[dict[str, Any], str]:
     """What belongs into the file, and what must be said of the password that does not."""
-    names = [name for name in settings if settings.origin(name).startswith("--")]
+    # What the environment says of the table holds for its job from now on, and so for every shell.
+    names = [name for name in settings if settings.origin(name).startswith("--") or _from_environment(settings, name)]
     values = {name: "NULL" if settings[name] is None else settings[name] for name in names}
     url = values.get("db")
     if not url or url.startswith(INDIRECT):

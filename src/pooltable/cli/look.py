@@ -93,7 +93,9 @@ def failures(
     settings: Settings,
     kind: Annotated[str | None, typer.Option("--kind", help="Only this kind of error, such as ValueError.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="Only those of this run.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, metavar="N", help="At most so many. (default: 20)")
+    ] = 20,
     as_json: JSON = False,
 ) -> int:
     """List the rows that failed and why, the newest first.

@@ -164,6 +164,10 @@ def map_(
     caller = map_input.ssh_words(ssh) if hosts is not None else ()
     named = map_input.hosts_of(hosts) if hosts is not None else [arguments.NO_HOST]
     given = list(map_input.combined(lists, named))
+    if not given:
+        if not quiet:
+            complain("there are no arguments, so nothing was run")
+        return 0
     rows = Rows(database, template.text.split()[0], [template.text, shell, folders is not None])
     task = arguments.OnArguments(
         template, map_input.path_of(template.program, folders, given), "", folders is not None, caller, allow_dashes

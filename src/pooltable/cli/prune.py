@@ -20,7 +20,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 def prune(
     settings: Settings,
     older_than: Annotated[
-        str, typer.Option("--older-than", metavar="TIME", help="As in 30d, 12h, 2w, 90m or 45s.")
+        str, typer.Option("--older-than", metavar="TIME", help="As in 12h, 2w, 90m or 45s. (default: 30d)")
     ] = "30d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many they are.")] = False,
     as_json: JSON = False,

@@ -17,7 +17,17 @@ from pooltable.cli.options import JSON, TABLE, option, takes
 from pooltable.cli.show import plain, say, say_json
 from pooltable.cli.table import ask_columns, can_ask, open_table, read_key
 from pooltable.config import Settings
-from pooltable.errors import CommandFailed, Fail, Later, ResultDropped, SettingError, TaskError, UsageError, describe
+from pooltable.errors import (
+    CannotStore,
+    CommandFailed,
+    Fail,
+    Later,
+    ResultDropped,
+    SettingError,
+    TaskError,
+    UsageError,
+    describe,
+)
 from pooltable.outcomes import Outcome, Raised, Returned
 from pooltable.text import for_people, is_terminal, short
 
@@ -272,7 +282,8 @@ def try_(
             tasks.initialize(spec)
             for at in range(0, len(rows), size):
                 some = keys[at : at + size]
-                outcomes, seconds = _try(spec, tuple(rows[at : at + size]))
+                returned, seconds = _try(spec, tuple(rows[at : at + size]))
+                outcomes = [_storable(outcome, table) for outcome in returned]
                 code |= any(isinstance(one, Raised) and not isinstance(one.error, Later) for one in outcomes)
                 tried += [_tried(key, outcome, seconds) for key, outcome in zip(some, outcomes, strict=True)]
                 if not as_json:
@@ -361,6 +372,16 @@ def _say_where(value: Any, table: TaskTable) -> None:
     else:
         columns = ", ".join([*table.write, *([table.result] if table.result else [])])
         say(f"a run would write it to {columns}; nothing was written")
+
+
+def _storable(outcome: Outcome, table: TaskTable) -> Outcome:
+    """The outcome, or why no column can hold the value, which a run would find as well."""
+    if table.store is not None and isinstance(outcome, Returned) and outcome.value is not None:
+        try:
+            table.store(outcome.value)
+        except CannotStore as error:
+            return Raised(error)
+    return outcome
 
 
 _OURS = ("pooltable.tasks", "pooltable.batches")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from pooltable.config import Settings
 from pooltable.errors import UsageError
+from pooltable.text import one_line
 
 if TYPE_CHECKING:
     from pooltable.table.table import TaskTable
@@ -40,14 +42,32 @@ def can_ask() -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
 
 
-def ask_columns(table: TaskTable, empty: str) -> dict[str, Any]:
-    """The columns for what the task returns, as settings; none where the answer is empty, which means `empty`."""
+def ask(question: str, refused: Callable[[str], str], **shown: Any) -> str:
+    """A person's answer. `refused` says what is wrong with one, which is then asked for again."""
     import typer
 
-    names = ", ".join(column.name for column in table.mapping.columns)
-    question = f"Columns for what the task returns, with commas, of {names} (empty: {empty})"
-    answer = typer.prompt(question, default="", show_default=False, err=True)
-    found = tuple(name.strip() for name in answer.split(",") if name.strip())
+    while True:
+        answer = str(typer.prompt(question, err=True, **shown))
+        why = refused(answer)
+        if not why:
+            return answer
+        typer.echo(one_line(why), err=True)
+
+
+def ask_columns(table: TaskTable, empty: str) -> dict[str, Any]:
+    """The columns for what the task returns, as settings; none where the answer is empty, which means `empty`."""
+    names = [column.name for column in table.mapping.columns]
+    known = {name.lower() for name in names}
+
+    def read(answer: str) -> tuple[str, ...]:
+        return tuple(name.strip() for name in answer.split(",") if name.strip())
+
+    def refused(answer: str) -> str:
+        wrong = next((name for name in read(answer) if name.lower() not in known), None)
+        return "" if wrong is None else f"{wrong!r} is none of them"
+
+    question = f"Columns for what the task returns, with commas, of {', '.join(names)} (empty: {empty})"
+    found = read(ask(question, refused, default="", show_default=False))
     if not found:
         return {}
     # A mapping goes into a column for JSON as it is; into those to write, part by part.

@@ -31,7 +31,9 @@ def tune(
         str, typer.Argument(metavar="MODULE:FUNCTION", help="The function to measure, such as app:mission.")
     ],
     settings: Settings,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="How long it may take in all.")] = 60.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1, help="How long it may take in all. (default: 60)")
+    ] = 60.0,
     processes: Annotated[int | None, option("processes", min=1, text="Measure with so many only.")] = None,
     batch: Annotated[
         int | None, option("batch", min=1, text="Largest number of rows at once. (default: 4 times batch)")

@@ -23,6 +23,11 @@ def limits_of(memory: Any) -> tuple[int | None, int | None]:
     return found if isinstance(found, tuple) else (found, None)
 
 
+def size_text(size: int, limit: int) -> str:
+    """A size in the unit in which its limit was most likely given: 400MB is 400 MB, and not 381 MiB."""
+    return f"{size >> 20} MiB" if limit % (1 << 20) == 0 else f"{size // 10**6} MB"
+
+
 def private_memory(pid: int) -> int | None:
     """The bytes that a process shares with no other: what one more like it would cost. None if unknown.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pooltable.errors import TimeLimitExceeded
 from pooltable.pool.ledger import LEAVING, Seat
-from pooltable.pool.memory import over_limit
+from pooltable.pool.memory import over_limit, size_text
 from pooltable.pool.process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ class Watch:
         for worker in self._floor.staff.workers.values():
             used = over_limit(worker.pid, limit) if worker.seat.batches and worker.cause is None else None
             if used is not None:
-                worker.cause = f"it used {used >> 20} MiB of memory, over its limit of {limit >> 20} MiB"
+                size, most = size_text(used, limit), size_text(limit, limit)
+                worker.cause = f"it used {size} of memory, over its limit of {most}"
                 worker.kill_group()
         # To look at a large worker takes milliseconds, and the floor's lock is held: one part in twenty of the time.
         ended = monotonic()

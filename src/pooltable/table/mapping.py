@@ -224,7 +224,7 @@ class _Table:
         same = [known for known in self.columns if known.lower() == str(name).lower()]
         if len(same) == 1:
             return self.columns[same[0]]
-        remedy = f"; name yours with {role}=..." if role in ("status", "key") else ""
+        remedy = f"; name yours with --{role} or {role}=..." if role in ("status", "key") else ""
         raise MappingError(
             f"{self} has no column {name!r} for {role}; {_there_is(str(name), self.columns, 'it has none')}{remedy}"
         )
