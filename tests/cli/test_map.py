@@ -46,7 +46,7 @@ def test_each_argument_is_run_once_and_only_what_is_left_is_run_again(folder: An
 
     only = folder.run("map", *command, ":::", "a", "d")
     assert (only.returncode, only.stdout) == (0, "")
-    assert "2 done before" in only.line
+    assert "2 were done before" in only.line
 
     (folder.path / "mended").touch()
     mended = folder.run("map", "--retry-failed", *command, ":::", "b", "c")
