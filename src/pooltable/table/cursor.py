@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 from pooltable.table.database import Connection
@@ -25,6 +26,7 @@ class Cursor:
         self._poll = poll
         self._position: tuple[Any, ...] | None = None
         self._rewound_at = 0.0
+        self._costs: deque[float] = deque(maxlen=4)
         self._rest = 0.0
 
     def rewind(self) -> None:
@@ -58,6 +60,8 @@ class Cursor:
         began = time.monotonic()
         found = s.waiting(c, room, None)
         self._rewound_at = time.monotonic()
-        cost = self._rewound_at - began
+        # The shortest of the last few is what a look costs: on a busy machine the others had to wait.
+        self._costs.append(self._rewound_at - began)
+        cost = min(self._costs)
         self._rest = 0.0 if cost < QUICK else cost * REST
         return found

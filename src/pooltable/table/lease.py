@@ -41,7 +41,7 @@ from pooltable.table.states import (
     Released,
     Retry,
     Status,
-    word_text,
+    word_in_quotes,
 )
 from pooltable.table.values import Converter, cleaned
 
@@ -309,8 +309,8 @@ class Lease:
     def _refusal(self, what: str) -> str:
         m = self._statements.mapping
         return (
-            f"table {m.name!r}: to claim rows, {m.status.name!r} is set to {word_text(m.words.doing)}, and the database"
-            f" {what}; nothing was claimed"
+            f"table {m.name!r}: to claim rows, {m.status.name!r} is set to {word_in_quotes(m.words.doing)}, and the"
+            f" database {what}; nothing was claimed"
         )
 
     def _prepared(self, end: Finish) -> Write:

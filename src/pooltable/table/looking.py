@@ -11,7 +11,7 @@ from typing import Any
 from pooltable.table import jobs, schema
 from pooltable.table.database import Connection, Database
 from pooltable.table.statements import Statements
-from pooltable.table.states import Status
+from pooltable.table.states import Status, word_in_quotes
 
 COUNTED = 1_000_000  # rows that are counted exactly
 INDEX_FROM = 10_000  # rows from which on a claim without its index is slow enough to speak of
@@ -74,7 +74,7 @@ class Looker:
 
     def _no_pending(self, words: Iterable[Any]) -> str:
         m = self._s.mapping
-        found = ["NULL" if word is None else repr(word) for word in (*words, m.words.pending)]
+        found = [word_in_quotes(word) for word in (*words, m.words.pending)]
         return (
             f"{m.name}.{m.status.name} holds {' and '.join(found[:-1])}; none is the pending word {found[-1]}: say"
             " which one is, with --pending or Words(pending=...)"

@@ -53,6 +53,11 @@ def word_text(word: object) -> str:
     return "NULL" if word is None else str(word)
 
 
+def word_in_quotes(word: object) -> str:
+    """A status word in a message: without quotes, a space at its end is not seen."""
+    return "NULL" if word is None else repr(word)
+
+
 @dataclass(frozen=True, slots=True)
 class Words:
     """The user's own status words, any values that the column's type can hold; one of them may be None."""
