@@ -152,11 +152,18 @@ class Logs:
         self._print_line = print_line or _print_line
         # How workers failed to start: as a rule all of them fail alike, and whoever ends the run tells it once more.
         self._start_failures: set[str] = set()
+        self._starting: set[int] = set()  # pids
         self._broken = False
         self._ended_by_us = False
 
     def __call__(self, event: Event) -> None:
         match event:
+            case WorkerStarting(pid=pid):
+                self._starting.add(pid)
+                _tell_worker(event)
+            case WorkerReady(pid=pid):
+                self._starting.discard(pid)
+                _tell_worker(event)
             case WorkerPrinted():
                 self._printed(event)
             case WorkerLogged():
@@ -177,7 +184,7 @@ class Logs:
             case WorkersBroken(error=error):
                 self._broken = True
                 _tell(DEBUG, "%s", describe(error).reason)
-            case WorkerStarting() | WorkerReady() | WorkersCapped() | TooManyThreads() | ThreadsLeft():
+            case WorkersCapped() | TooManyThreads() | ThreadsLeft():
                 _tell_worker(event)
             case RowNotWritten() | RowsRescued() | EndsForgotten():
                 _tell_trouble(event)
@@ -191,8 +198,9 @@ class Logs:
             if event.detail in self._start_failures:
                 level, detail = DEBUG, ": the same error as before"
             self._start_failures.add(event.detail)
-        elif event.why == "killed" and (self._broken or self._ended_by_us):
+        elif event.why == "killed" and (self._broken or self._ended_by_us or event.pid in self._starting):
             level = DEBUG  # it was still starting, in vain; or its row says that it was given back
+        self._starting.discard(event.pid)
         code = "" if event.exitcode is None else f", exit code {event.exitcode}"
         text = "worker %d ended (%s, pid %d%s)%s"
         _tell(level, text, event.worker, event.why, event.pid, code, detail, worker=event.worker)

@@ -107,6 +107,16 @@ def test_workers_that_all_fail_to_start_alike_tell_it_once(heard: list[logging.L
     assert "no worker can be started: OSError: no model" in [record.getMessage() for record in heard]
 
 
+def test_a_worker_that_was_still_starting_when_the_run_ended_is_no_accident(heard: list[logging.LogRecord]) -> None:
+    listener = logs.Logs()
+    for event in (events.WorkerStarting(0, 11), events.WorkerStarting(1, 12), events.WorkerReady(1, 12, 0.5)):
+        listener(event)
+    listener(events.WorkerEnded(0, 11, -15, "killed"))
+    assert all(record.levelno < logging.WARNING for record in heard)
+    listener(events.WorkerEnded(1, 12, -9, "killed", "it sent what no worker sends"))
+    assert heard[-1].levelno == logging.WARNING
+
+
 def test_a_workers_record_is_logged_again_under_its_own_name(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     record = {"name": "my.model", "levelno": 40, "levelname": "ERROR", "msg": "100% wrong", "args": None, "lineno": 7}
