@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from pooltable import DatabaseError, MappingError, TaskTable, Words, run
+from pooltable import DatabaseError, DatabaseUnavailable, MappingError, TaskTable, Words, run
+from pooltable.table.database import Database
 from pooltable.table.states import Done, Finish
 from tests.table.places import ends, wait_until
 
@@ -399,15 +400,15 @@ def test_a_role_without_the_right_to_a_schema_is_told_the_grant(postgresql):
         postgresql.script("DROP OWNED BY guest; DROP ROLE guest")
 
 
-def test_a_password_that_is_missing_is_not_waited_for():
-    from pooltable.table.postgres import PostgreSQL
-
+def test_a_password_that_is_wrong_or_missing_is_not_waited_for():
+    psycopg = pytest.importorskip("psycopg")
+    database = Database("postgresql://me@127.0.0.1:1/x")
     for said in (
         'connection failed: FATAL:  password authentication failed for user "me"',
         "connection failed: fe_sendauth: no password supplied",
         'connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "me", database "x", no encryption',
         'connection failed: FATAL:  database "x" does not exist',
     ):
-        assert PostgreSQL.hopeless(PostgreSQL.__new__(PostgreSQL), Exception(said)), said
-    starting = Exception("connection failed: FATAL:  the database system is starting up")
-    assert not PostgreSQL.hopeless(PostgreSQL.__new__(PostgreSQL), starting)
+        assert type(database.unreachable(psycopg.OperationalError(said))) is DatabaseError, said
+    for said in ("connection failed: FATAL:  the database system is starting up", "Connection refused"):
+        assert type(database.unreachable(psycopg.OperationalError(said))) is DatabaseUnavailable, said

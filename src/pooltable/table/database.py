@@ -98,8 +98,10 @@ class Database:
     def unreachable(self, error: BaseException) -> DatabaseError:
         """What an error tells that came while a connection was opened."""
         told = self._told(error)
+        if self.dialect.hopeless(error):
+            return DatabaseError(str(told))
         # What a server refuses while a connection is opened (it starts, it is full, it is restoring) passes as a rule.
-        if type(told) is DatabaseError and not self.dialect.hopeless(error):
+        if type(told) is DatabaseError:
             return DatabaseUnavailable(str(told))
         return told
 
