@@ -342,7 +342,8 @@ def test_a_flood_is_capped_on_disk_and_in_memory_and_never_blocks(start: Start, 
         return "the end" in "".join(shown[-2:])
 
     wait_until(done, 60)
-    assert sum(path.stat().st_blocks * 512 for path in folder.iterdir()) < 2 * capture.TRIM
+    # On a busy machine the reader comes late, and up to FULL may wait to be read.
+    assert sum(path.stat().st_blocks * 512 for path in folder.iterdir()) < capture.FULL + 4 * capture.MIB
     assert shown[0].startswith("the beginning\n")
     assert "left out" in "".join(shown)
     log = reader.log_of(worker.pid, (1,), 1)
