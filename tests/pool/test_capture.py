@@ -318,6 +318,7 @@ def test_a_line_without_an_end_is_waited_for_but_not_for_ever(start: Start, read
     assert "\\xe2" not in printed(reader.poll()), "half a character is not shown"
 
 
+@pytest.mark.timeout(180)
 def test_a_flood_is_capped_on_disk_and_in_memory_and_never_blocks(start: Start, reader: Reader, folder: Path) -> None:
     worker = start("""
         begin((1,), 1)
@@ -339,9 +340,9 @@ def test_a_flood_is_capped_on_disk_and_in_memory_and_never_blocks(start: Start, 
             assert isinstance(event, WorkerPrinted)
             assert len(event.text) < 2 * captured.BURST
             shown.append(event.text)
-        return "the end" in "".join(shown[-2:])
+        return "the end" in "".join(shown[-20:])
 
-    wait_until(done, 60)
+    wait_until(done, 150)
     # On a busy machine the reader comes late, and up to FULL may wait to be read.
     assert sum(path.stat().st_blocks * 512 for path in folder.iterdir()) < capture.FULL + 4 * capture.MIB
     assert shown[0].startswith("the beginning\n")
