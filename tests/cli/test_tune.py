@@ -134,9 +134,10 @@ def test_what_the_workers_load_counts_and_few_rows_are_done_sooner_by_few_of_the
     assert measured[4]["start"] > measured[1]["start"] + 0.5
     assert measured[4]["rate"] > 2 * measured[1]["rate"]
     # One alone, or on a busy machine perhaps two.
-    assert found["best"]["processes"] <= 2
+    best = found["best"]["processes"]
+    assert best <= 2
     # Whether more of them win with more rows is decided from what was measured: tests/unit/test_tuning.py.
-    assert found["later"] is None or found["later"]["processes"] > 2
+    assert found["later"] is None or found["later"]["processes"] > best
 
 
 def test_save_writes_the_choice_beside_what_somebody_wrote(rows: Any) -> None:

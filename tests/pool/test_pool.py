@@ -23,7 +23,7 @@ from pooltable import Pool, WorkerLost
 from pooltable.cores import usable_cores
 from pooltable.pool.worker import ask_to_be_recycled, identity
 from tests.pool import helpers
-from tests.pool.conftest import MakePool
+from tests.pool.conftest import MakeExecutor, MakePool
 from tests.pool.helpers import double, nap, pid_of, started, until
 
 
@@ -680,3 +680,45 @@ def test_an_interrupted_submission_costs_a_worker_and_not_the_pool(
     monkeypatch.undo()
     assert p.apply(double, (2,)) == 4
     assert p.apply(pid_of) != pid
+
+
+def test_a_pool_is_gone_when_ctrl_c_comes_while_it_is_made(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _interrupt_the_next_start_of_a_thread(monkeypatch, "before it runs")
+    with pytest.raises(KeyboardInterrupt):
+        Pool(1, context=method)
+    assert not [one for one in threading.enumerate() if one.name.startswith("pooltable")]
+
+
+@pytest.mark.parametrize("when", ["before it runs", "when it runs"])
+def test_ctrl_c_while_the_io_thread_is_started_costs_that_call_alone(
+    executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    e = executor(1)
+    _interrupt_the_next_start_of_a_thread(monkeypatch, when)
+    with pytest.raises(KeyboardInterrupt):
+        e.submit(double, 1)
+    assert e.submit(double, 2).result(10) == 4
+    e.shutdown()
+    assert not [one for one in threading.enumerate() if one.name.startswith("pooltable-io")]
+
+
+def test_an_executor_whose_io_thread_was_interrupted_at_its_start_can_be_ended(
+    executor: MakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = executor(1)
+    _interrupt_the_next_start_of_a_thread(monkeypatch, "before it runs")
+    with pytest.raises(KeyboardInterrupt):
+        e.submit(double, 1)
+    e.shutdown(cancel_futures=True)
+
+
+def _interrupt_the_next_start_of_a_thread(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.undo()
+        if when == "when it runs":
+            start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)

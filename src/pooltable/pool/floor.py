@@ -67,6 +67,7 @@ class Floor:
         self._last_error: BaseException | None = None  # what calls end with that are open when all is terminated
         self._writers: deque[WorkerProcess] = deque()  # whose socket was full
         self._thread: threading.Thread | None = None
+        self._begun = False  # the I/O thread runs, or has run
         self._poller = new_poller()
         self.stirred = False  # somebody has asked for attention
         self._wake_read, self._wake_write = os.pipe()
@@ -163,16 +164,20 @@ class Floor:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every worker is gone."""
-        thread = self._thread
         if self.foreign:
             return True
-        if thread is None:
-            self._close_unused()
-            return True
-        if thread is threading.current_thread():
-            return False
-        thread.join(timeout)
-        return not thread.is_alive()
+        while (thread := self._thread) is not None:
+            if thread is threading.current_thread():
+                return False
+            try:
+                thread.join(timeout)
+            except RuntimeError:  # an interrupt came while it was being started
+                self.ensure_thread()
+                continue
+            if thread is self._thread:
+                return not thread.is_alive()
+        self._close_unused()
+        return True
 
     def _close_unused(self) -> None:
         """No worker was ever wanted, so there is no thread that closes what was made for it."""
@@ -290,13 +295,22 @@ class Floor:
     # ---- the I/O thread
 
     def ensure_thread(self) -> None:
-        """Start the I/O thread unless it runs."""
+        """Start the I/O thread unless it runs.
+
+        Ctrl-C may interrupt the start at any point, and nobody knows then whether the thread will run. So it is started
+        once more, and the first one to run is the I/O thread.
+        """
         with self.lock:
-            if self._thread is None:
+            if not self._begun and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(target=self._run, name="pooltable-io", daemon=True)
                 self._thread.start()
 
     def _run(self) -> None:
+        with self.lock:
+            if self._begun:
+                return
+            self._begun = True
+            self._thread = threading.current_thread()
         try:
             while not (self.closing and self._finished()):
                 for act, worker, mask in self._poller.wait(self.alarms.pause()):

@@ -92,7 +92,7 @@ class Staff:
     @property
     def busy(self) -> bool:
         """Whether somebody is being started."""
-        return bool(self._starter or self._arrived or self._failed)
+        return bool(self._orders or self._starter or self._arrived or self._failed)
 
     # ---- starting; the lock is held
 
@@ -112,12 +112,12 @@ class Staff:
                 self._order(min(count, ledger.size) - len(ledger.seats))
 
     def _order(self, count: int) -> None:
+        if count <= 0:
+            return
+        self._floor.ensure_thread()  # first, so that nothing has been ordered if Ctrl-C comes meanwhile
         for _ in range(count):
             self._orders.append(self._floor.ledger.seat_new())
-        if self._orders and self._starter is None:
-            self._floor.ensure_thread()
-            self._starter = threading.Thread(target=self._start_ordered, name="pooltable-start", daemon=True)
-            self._starter.start()
+        self._floor.wake()
 
     # ---- starting; any thread
 
@@ -151,12 +151,20 @@ class Staff:
                 if started and isinstance(error, OSError):
                     self._try_again_later(monotonic() + 1.0)
                     break
-                floor.terminate()
-                floor.ensure_thread()
-                floor.join(self.grace)
+                self._undo_start()
                 raise
-        floor.ensure_thread()
+        try:
+            floor.ensure_thread()
+        except BaseException:
+            self._undo_start()
+            raise
         floor.wake()
+
+    def _undo_start(self) -> None:
+        """Not even the first workers could be started in this thread: nobody will have this pool to end it."""
+        self._floor.terminate()
+        self._floor.ensure_thread()
+        self._floor.join(self.grace)
 
     def _start(self, seat: Seat) -> WorkerProcess:
         worker = WorkerProcess(self._birth, seat)
@@ -174,7 +182,12 @@ class Staff:
     # ---- the I/O thread
 
     def turn(self) -> None:
-        """Welcome who was started meanwhile."""
+        """Have those started that were ordered, welcome who was started meanwhile."""
+        with self._floor.lock:
+            if self._orders and self._starter is None:
+                # Here, because Ctrl-C in the middle of it, which the main thread may get, would leave them unstarted.
+                self._starter = threading.Thread(target=self._start_ordered, name="pooltable-start", daemon=True)
+                self._starter.start()
         while self._arrived:
             self._welcome(self._arrived.popleft())
         while self._failed:
