@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from pooltable import notebook
+from pooltable.text import counted
 
 Key = tuple[Any, ...]
 
@@ -213,7 +214,7 @@ class WorkersCapped(Event):
     def __str__(self) -> str:
         return (
             f"the first worker takes {self.size >> 20} MiB and {self.available >> 20} MiB are left: "
-            f"{self.workers} workers are started and not {self.processes}"
+            f"{counted(self.workers, 'worker is', 'workers are')} started and not {self.processes}"
         )
 
 
@@ -230,8 +231,8 @@ class TooManyThreads(Event):
     def __str__(self) -> str:
         whose = ", ".join(f"{name} {count}" for name, count in self.names)
         return (
-            f"worker {self.worker} runs {self.threads} threads and owns {self.owned} ({whose}): tell the library how "
-            "many to use, such as current().threads"
+            f"worker {self.worker} runs {counted(self.threads, 'thread')} and owns {self.owned} ({whose}): tell the "
+            "library how many to use, such as current().threads"
         )
 
 

@@ -50,7 +50,7 @@ from pooltable.events import (
     WorkerStarting,
 )
 from pooltable.rows import key_text
-from pooltable.text import for_people, harmless, terminal_lines
+from pooltable.text import counted, for_people, harmless, terminal_lines
 
 DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
 
@@ -60,17 +60,17 @@ output = logging.getLogger("pooltable.output")
 NOTICES: dict[str, tuple[int, str]] = {
     "foreign doing rows": (
         WARNING,
-        "{count} rows are marked as running, but by no runner of pooltable: see pooltable release --foreign",
+        "{rows_are} marked as running, but by no runner of pooltable: see pooltable release --foreign",
     ),
     "rows without a key": (
         WARNING,
-        "{count} rows that wait have NULL in their key, so that no run can take them; give each of them a key",
+        "{rows_wait} with NULL in the key, and no run can take such a row; give it a key",
     ),
     "rows left as doing": (
         WARNING,
         (
-            "{count} rows are left as running, with nobody to end them, because their keys were changed or their"
-            " entries removed meanwhile; make them wait again: pooltable release --foreign"
+            "{rows_are} left as running, and nobody ends that, because a key was changed or an entry removed"
+            " meanwhile; to make such rows wait again: pooltable release --foreign"
         ),
     ),
     "index missing": (
@@ -299,30 +299,32 @@ def _tell_end(end: RowEnd) -> None:
 def _tell_run(event: RunStarted | RowsClaimed | Waiting | Paused | Stopping | Halted) -> None:
     match event:
         case RunStarted():
-            waiting = "a row waits" if event.pending == 1 else f"{event.pending} rows wait"
+            waiting = counted(event.pending, "row waits", "rows wait")
             job = "" if event.job == event.table else f", job {event.job}"
             most = "1 worker" if event.processes == 1 else f"up to {event.processes} workers"
             _tell(INFO, "run %s: %s in table %s%s; %s", event.runner, waiting, event.table, job, most)
         case RowsClaimed():
-            _tell(DEBUG, "claimed %d rows in %s", event.count, seconds_text(event.seconds))
+            _tell(DEBUG, "claimed %s in %s", counted(event.count, "row"), seconds_text(event.seconds))
         case Waiting(seconds=None):
             _tell(INFO, "nothing to do; waiting for new rows")
         case Waiting():
             due = seconds_text(event.seconds or 0.0)
-            _tell(INFO, "nothing to do now; %d rows are due later, the first in %s", event.waiting, due)
+            rows = counted(event.waiting, "row is", "rows are")
+            _tell(INFO, "nothing to do now; %s due later, the first in %s", rows, due)
         case Paused(paused=True):
             _tell(WARNING, "the job is paused; `pooltable resume` lets it go on")
         case Paused():
             _tell(INFO, "the job goes on")
         case Stopping(step="drain"):
             rows = (
-                f"{event.running} running rows get {seconds_text(event.grace)} to end"
+                f"{counted(event.running, 'running row gets', 'running rows get')} {seconds_text(event.grace)} to end"
                 if event.running
                 else "no row runs"
             )
             _tell(WARNING, "%s: taking no more rows; %s (once more: stop now)", event.reason, rows)
         case Stopping(step="now"):
-            _tell(WARNING, "%s: ending %d running rows now; they are PENDING again", event.reason, event.running)
+            running = counted(event.running, "running row now; it is", "running rows now; they are")
+            _tell(WARNING, "%s: ending %s PENDING again", event.reason, running)
         case Stopping():
             _tell(WARNING, "%s: leaving at once", event.reason)
         case Halted():
@@ -356,11 +358,14 @@ def _tell_trouble(
             _tell(level, text + "%s", key_text(event.key), detail, key=event.key, attempt=event.attempt)
         case RowsRescued():
             gone = ", ".join(event.runners)
-            failed = f"; {event.failed} are FAILED, that was their last try" if event.failed else ""
-            _tell(WARNING, "%d rows of runners that are gone (%s) wait again%s", event.pending, gone, failed)
+            failed = f"; {counted(event.failed, 'is', 'are')} FAILED, for that was the last try" if event.failed else ""
+            whose = "a runner that is" if len(event.runners) == 1 else "runners that are"
+            text = "%s again that %s gone held (%s)%s"
+            _tell(WARNING, text, counted(event.pending, "row waits", "rows wait"), whose, gone, failed)
         case EndsForgotten():
-            text = "the database lost how %d rows ended that it had written; %d wait again, %d are FAILED"
-            _tell(WARNING, text, event.pending + event.failed, event.pending, event.failed)
+            text = "the database lost how %s ended that it had written; %s again, %s FAILED"
+            rows = counted(event.pending + event.failed, "row")
+            _tell(WARNING, text, rows, counted(event.pending, "waits", "wait"), counted(event.failed, "is", "are"))
         case DatabaseAway(begun=False):
             _tell(WARNING, "the database is away; the run begins when it is back: %s", event.error)
         case DatabaseAway():
@@ -368,11 +373,16 @@ def _tell_trouble(
         case DatabaseBack():
             _tell(WARNING, "the database is back after %s", seconds_text(event.seconds))
         case LeaseLapsed():
-            text = "the lease had run out %s ago; %d of the rows are still ours, %d went to other runners"
-            _tell(WARNING, text, seconds_text(event.seconds), event.kept, event.lost)
+            text = "the lease had run out %s ago; %s still ours, %d went to other runners"
+            kept = counted(event.kept, "row is", "rows are")
+            _tell(WARNING, text, seconds_text(event.seconds), kept, event.lost)
         case Noticed():
             level, words = NOTICES.get(event.what, (WARNING, f"{event.what}: {{count}} {{name}}"))
-            _tell(level, "%s", words.format(count=event.count, name=event.name))
+            are, wait = (
+                counted(event.count, f"row {one}", f"rows {many}") for one, many in (("is", "are"), ("waits", "wait"))
+            )
+            told = words.format(count=event.count, rows_are=are, rows_wait=wait, name=event.name)
+            _tell(level, "%s", told)
 
 
 # ---- how records look

@@ -31,7 +31,7 @@ from pooltable.events import (
 )
 from pooltable.logs import seconds_text
 from pooltable.rows import key_text
-from pooltable.text import for_people, harmless, is_terminal, one_line, short
+from pooltable.text import counted, for_people, harmless, is_terminal, one_line, short
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -75,7 +75,10 @@ class Picture:
             case Waiting(seconds=None):
                 self.state = "waiting for new rows"
             case Waiting():
-                self.state = f"{event.waiting} rows are due later, the first in {seconds_text(event.seconds or 0)}"
+                self.state = (
+                    f"{counted(event.waiting, 'row is', 'rows are')} due later, the first in"
+                    f" {seconds_text(event.seconds or 0)}"
+                )
             case Paused():
                 self.state = "paused" if event.paused else ""
             case Stopping():

@@ -79,6 +79,12 @@ def short(value: object, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 row`, `2 rows`: a number with its words, which are `one` with an s where there are more and `many` is not
+    given."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
 def escaped(text: str) -> str:
     """JSON that means the same, and that a terminal may be shown."""
     return text if text.isprintable() else _UNSAFE_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import tomllib
 from datetime import UTC, datetime
@@ -199,7 +200,7 @@ def test_add_takes_csv_with_the_types_of_the_columns(folder: Any) -> None:
     (folder.path / "more.csv").write_text("id,name,size\n9,,\n")
     assert folder.run("add", "--csv", "more.csv", *options).returncode == 0
     rows = json.loads(folder.run("show", "7", *options, "--json").stdout)["row"]
-    assert rows == {"id": 7, "name": 'a, "b"\nc', "size": 1.5, "zip": "007"}
+    assert rows == {"id": 7, "name": 'a, "b"\nc', "size": 1.5, "zip": "007", "status": "PENDING"}
     assert status(folder, *options)["total"] == 3
 
 
@@ -254,6 +255,31 @@ def test_status_failures_show_and_logs_tell_the_same_story(hosts: Any) -> None:
     assert json.loads(hosts.run("logs", "2", "--json").stdout)["log"].startswith("looking at web2")
     assert "never claimed" not in hosts.run("show", "1").stdout
     assert hosts.run("logs", "1").stdout == ""
+
+
+def test_show_has_the_status_and_what_was_written_also_of_a_row_that_was_never_claimed(hosts: Any) -> None:
+    words = ("--pending", "NEW", "--done", "READY")
+    hosts.sql("UPDATE host SET status = CASE id WHEN 3 THEN 'OTHER' WHEN 4 THEN 'DOING' ELSE 'NEW' END")
+    shown = hosts.run("show", "2", *words).stdout
+    assert re.findall(r"^(?:caption|status):.*", shown, re.MULTILINE) == [
+        "status:         NEW (PENDING)",
+        "caption:        NULL",
+    ]
+    assert "it was never claimed" in shown
+    assert re.search(r"^status: +OTHER \(no word of this job\)$", hosts.run("show", "3", *words).stdout, re.MULTILINE)
+    assert re.search(r"^status: +DOING$", hosts.run("show", "4", *words).stdout, re.MULTILINE)
+    hosts.run("run", "app:mission", "--quiet", *words)
+    shown = hosts.run("show", "2", *words).stdout
+    assert re.findall(r"^(?:caption|status):.*", shown, re.MULTILINE) == [
+        "status:         READY (DONE)",
+        "caption:        WEB2",
+    ]
+    found = json.loads(hosts.run("show", "2", *words, "--json").stdout)
+    assert found["row"] == {"id": 2, "name": "web2", "status": "READY", "caption": "WEB2"}
+    assert found["status"] == "done"
+    hosts.sql("DELETE FROM host WHERE id = 2")
+    assert json.loads(hosts.run("show", "2", *words, "--json").stdout)["status"] == "missing"
+    assert "the row is gone" in hosts.run("show", "2", *words).stdout
 
 
 def test_a_look_makes_no_side_tables(hosts: Any) -> None:

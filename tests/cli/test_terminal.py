@@ -199,3 +199,16 @@ def test_tune_shows_what_it_has_measured_so_far_and_ends_at_ctrl_c(folder: Any, 
     os.killpg(shown.process.pid, signal.SIGINT)
     assert shown.finish() == 130, shown.seen
     assert "Traceback" not in shown.seen
+
+
+def test_show_and_failures_fit_the_terminal(hosts: Any, terminal: Any) -> None:
+    (hosts.path / "long.py").write_text("def mission(row):\n    raise ValueError('word ' * 40)\n")
+    hosts.sql("UPDATE host SET caption = ?, name = ?", ("much " * 200, "\x1b[2J" + "name " * 100))
+    hosts.run("run", "long:mission", "--quiet")
+    for arguments in (("show", "1"), ("failures",)):
+        shown = terminal(*arguments, columns=60)
+        assert shown.finish() == 0
+        lines = shown.seen.partition("\r\n\r\n")[0].splitlines()  # the traceback is whole
+        assert 50 < max(map(len, lines)) <= 60, shown.seen
+        assert "…" in shown.seen
+        assert "\x1b" not in shown.seen

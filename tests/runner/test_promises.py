@@ -428,7 +428,7 @@ def test_a_row_whose_key_was_changed_while_it_ran_is_counted_as_left(videos, ser
     gate.touch()
     assert running.wait() == 3
     assert "left=1" in running.text()
-    assert "1 rows are left as running" in running.text()
+    assert "1 row is left as running" in running.text()
     assert "pooltable release --foreign" in running.text()
     assert TaskTable(videos.url, "video").release(foreign=True) == 1
     assert run(missions.nothing, TaskTable(videos.url, "video"), processes=1).exit_code == 0
@@ -463,7 +463,7 @@ def test_rows_with_null_for_a_key_are_counted_as_left(videos, caplog):
     pages = TaskTable(videos.url, "page", columns=["content"])
     summary = run(missions.nothing, pages, processes=1)
     assert (summary.done, summary.left, summary.exit_code) == (1, 2, 3)
-    assert "2 rows that wait have NULL in their key" in caplog.text
+    assert "2 rows wait with NULL in the key" in caplog.text
     assert [f.level for f in pages.findings() if f.what == "rows without a key"] == ["warning"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import typing
 from collections.abc import Iterator
 
@@ -89,6 +90,24 @@ def test_every_event_has_words_that_are_one_line(heard: list[logging.LogRecord])
         assert len(heard) == before + 1, event
         assert "\n" not in heard[-1].getMessage()
         assert "{" not in heard[-1].getMessage()
+
+
+def test_what_is_told_of_one_row_is_told_of_one(heard: list[logging.LogRecord]) -> None:
+    listener = logs.Logs()
+    for event in (
+        events.RowsClaimed(1, 0.01),
+        events.Waiting(1, 3.0),
+        events.Stopping("drain", "SIGTERM", 1, 8.0),
+        events.Stopping("now", "SIGTERM", 1, 0.0),
+        events.RowsRescued(1, 1, ("ab",)),
+        events.EndsForgotten(1, 0),
+        *(events.Noticed(what, 1, "x") for what in logs.NOTICES if what != "large columns"),
+    ):
+        listener(event)
+    told = [record.getMessage() for record in heard]
+    assert [text for text in told if re.search(r"\b1 (running )?(rows|wait|are)\b", text)] == []
+    assert "claimed 1 row in 0.01 s" in told
+    assert "1 row waits again that a runner that is gone held (ab); 1 is FAILED, for that was the last try" in told
 
 
 def test_a_traceback_of_a_worker_that_could_not_start_is_told_whole(heard: list[logging.LogRecord]) -> None:

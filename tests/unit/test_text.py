@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from pooltable.text import escaped, for_people, harmless, one_line, safe_repr, safe_str, short, terminal_lines
+from pooltable.text import counted, escaped, for_people, harmless, one_line, safe_repr, safe_str, short, terminal_lines
 
 BIDIRECTIONAL = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 WILD = "".join(map(chr, range(0x20))) + "\x7f" + "".join(map(chr, range(0x80, 0xA0))) + BIDIRECTIONAL
@@ -78,3 +78,8 @@ def test_a_value_whose_own_methods_raise_has_a_text() -> None:
 )
 def test_lines_for_a_terminal_keep_colours_and_move_nothing(text: str, lines: list[str]) -> None:
     assert [line for line in terminal_lines(text) if line] == [line for line in lines if line]
+
+
+def test_a_count_has_the_words_that_go_with_it() -> None:
+    assert [counted(number, "row") for number in (0, 1, 2)] == ["0 rows", "1 row", "2 rows"]
+    assert [counted(number, "row waits", "rows wait") for number in (1, 1000)] == ["1 row waits", "1000 rows wait"]

@@ -21,7 +21,7 @@ from pooltable.cli.show import say, say_json
 from pooltable.cli.table import open_table
 from pooltable.config import Settings
 from pooltable.errors import UsageError
-from pooltable.text import short
+from pooltable.text import counted, short
 
 if TYPE_CHECKING:
     from pooltable.table.table import TaskTable
@@ -76,7 +76,7 @@ def add(
         _create(settings, [row for _, row in lines])
     table = open_table(settings)
     count = table.add(_rows(table, lines))
-    say_json({"added": count}) if as_json else say(f"added {count} {'row' if count == 1 else 'rows'} to {table.name}")
+    say_json({"added": count}) if as_json else say(f"added {counted(count, 'row')} to {table.name}")
     return 0
 
 
@@ -133,8 +133,8 @@ def _csv_lines(name: str) -> Iterator[Line]:
             for values in reader:
                 where = f"{_shown(name)}, line {reader.line_num}"
                 if values and len(values) != len(head):
-                    held = "1 value" if len(values) == 1 else f"{len(values)} values"
-                    raise UsageError(f"{where}: {held} for {len(head)} columns")
+                    held = counted(len(values), "value")
+                    raise UsageError(f"{where}: {held} for {counted(len(head), 'column')}")
                 if values:
                     yield where, dict(zip(head, values, strict=True))
         except csv.Error as error:

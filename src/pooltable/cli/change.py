@@ -12,6 +12,7 @@ from pooltable.cli.show import say, say_json
 from pooltable.cli.table import open_table, read_key, why_no_kind
 from pooltable.config import Settings
 from pooltable.errors import UsageError
+from pooltable.text import counted
 
 if TYPE_CHECKING:
     from pooltable.table.table import TaskTable
@@ -149,9 +150,9 @@ def release(
     left = counts.doing - sum(counts.open.values())
     why = "no row is held by a runner that died"
     if left > 0 and not foreign:
-        why += f"; {left} run without a runner of pooltable: give --foreign if nobody works on them"
+        why += f"; {counted(left, 'runs', 'run')} without a runner of pooltable: give --foreign if nobody works there"
     return _none(why, quiet_if_none)
 
 
 def _rows(count: int) -> str:
-    return "1 row waits" if count == 1 else f"{count} rows wait"
+    return counted(count, "row waits", "rows wait")

@@ -11,6 +11,7 @@ from pooltable.cli.show import say, say_json
 from pooltable.cli.table import open_table
 from pooltable.config import Settings
 from pooltable.errors import DatabaseUnavailable
+from pooltable.text import counted
 
 if TYPE_CHECKING:
     from pooltable.table.finding import Finding
@@ -78,4 +79,4 @@ def _line(finding: Finding) -> str:
 
 
 def _counted(count: int, word: str) -> str:
-    return f"{count or 'no'} {word}{'' if count == 1 else 's'}"
+    return counted(count, word) if count else f"no {word}s"

@@ -86,9 +86,24 @@ def _usage(error: Any) -> str:
         return f"there is no option {option}; " + (f"did you mean {near[0]}?" if near else f"see {path} --help")
     if option and "requires an argument" in text:
         return f"{option} needs {_needed(option, context)}; see {path} --help"
+    wanted = _NUMBERS.get(getattr(getattr(error, "param", None), "metavar", None) or "")
+    if type(error).__name__ == "BadParameter" and wanted is not None:
+        return _no_such_number(error.param, wanted)
     if "No such command" in text:
         return _command(text, context, path)
     return f"{text[:1].lower()}{text[1:]}; see {path} --help"
+
+
+# What an option takes, by what stands behind it in the help.
+_NUMBERS = {"N": "a whole number, 1 or more", "NUMBER": "a number above 0"}
+
+
+def _no_such_number(option: Any, wanted: str) -> str:
+    """What an option takes and what it is for, where another number was given, or none."""
+    name, *others = sorted(option.opts, key=lambda flag: not flag.startswith("--"))
+    also = f" ({', '.join(others)})" if others else ""
+    what = (option.help or "").replace(". (", " (").rstrip(".")
+    return f"{name}{also} takes {wanted}: {what[:1].lower()}{what[1:]}"
 
 
 def _needed(option: str, context: Any) -> str:

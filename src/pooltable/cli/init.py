@@ -20,7 +20,7 @@ from pooltable.cli.table import ask, ask_columns, can_ask, open_table
 from pooltable.config import BY_NAME, INDIRECT, OWN_FILE, Settings, to_toml
 from pooltable.errors import MappingError, PooltableError, SettingError
 from pooltable.table.states import word_text
-from pooltable.text import one_line
+from pooltable.text import counted, one_line
 from pooltable.urls import hide_password, password_of, with_path, without_passwords
 
 if TYPE_CHECKING:
@@ -201,14 +201,18 @@ def _say_look(table: TaskTable, look: Look, changes: Sequence[str]) -> None:
     say(f"table {table.name} in {table.database}: key {', '.join(table.key)}, status {table.status}")
     say(f"the task gets {', '.join(table.fields)}")
     found = ", ".join(_counted(word, count) for word, count in look.words.items())
-    say(f"{look.pending} rows wait" + (f"; {table.status} holds {found}" if found else "; the table is empty"))
+    say(
+        counted(look.pending, "row waits", "rows wait")
+        + (f"; {table.status} holds {found}" if found else "; the table is empty")
+    )
     if look.strange:
         left = ", ".join(_counted(word, look.words[word]) for word in look.strange)
         say(f"no word of this job, so such rows are left alone: {left}")
     if look.hidden:
         say(look.hidden)
     if look.foreign_doing:
-        say(f"{look.foreign_doing} rows run without a runner of pooltable: see pooltable release --foreign")
+        foreign = counted(look.foreign_doing, "row runs", "rows run")
+        say(f"{foreign} without a runner of pooltable: see pooltable release --foreign")
     if look.index_sql:
         say(f"claims of a table of this size need an index: pooltable init --index, which runs {look.index_sql}")
     if look.unsafe_file_system:

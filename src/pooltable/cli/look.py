@@ -24,10 +24,11 @@ from pooltable.cli.show import (
 from pooltable.cli.table import open_table, read_key, why_no_kind
 from pooltable.config import Settings
 from pooltable.errors import UsageError
-from pooltable.text import short
+from pooltable.table.states import word_text
+from pooltable.text import counted, short
 
 if TYPE_CHECKING:
-    from pooltable.table.reading import Counts, Entry
+    from pooltable.table.reading import Counts, Entry, WholeRow
     from pooltable.table.table import TaskTable
 
 KEY = Annotated[str, typer.Argument(metavar="KEY", help="The row: its key as in 42, or a,b for two columns.")]
@@ -78,11 +79,13 @@ def _remarks(counts: Counts) -> list[str]:
     lines = ["paused: no rows are taken until `pooltable resume`"] if counts.paused else []
     if counts.waiting:
         due = f", the first in {seconds_text(counts.next_due)}" if counts.next_due is not None else ""
-        lines.append(f"{counts.waiting} of the waiting rows are tried again later{due}")
+        lines.append(f"{counted(counts.waiting, 'waiting row is', 'waiting rows are')} tried again later{due}")
     lines += [f"runner {runner} holds {count}" for runner, count in counts.open.items()]
     foreign = counts.doing - sum(counts.open.values())
     if foreign > 0:
-        lines.append(f"{foreign} rows run without a runner of pooltable: see pooltable release --foreign")
+        lines.append(
+            f"{counted(foreign, 'row runs', 'rows run')} without a runner of pooltable: see pooltable release --foreign"
+        )
     if counts.failed:
         lines.append("see pooltable failures")
     return lines
@@ -117,7 +120,7 @@ def failures(
         return 0
     rows = [_failure(entry) for entry in entries]
     for line in table_lines(("KEY", "ATTEMPT", "WHEN", "SECONDS", "REASON"), rows, frozenset({1, 3})):
-        say(line)
+        say(fit(line, terminal_columns()))
     if len(entries) == limit:
         complain(f"these are the newest {limit}; see more with -n")
     return 0
@@ -138,7 +141,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 @takes(*TABLE)
 def show(key: KEY, settings: Settings, as_json: JSON = False) -> int:
-    """Show one row: its columns, its attempts, and the traceback if it failed.
+    """Show one row: its columns with its status, its attempts, and the traceback if it failed.
 
     \b
     Examples:
@@ -147,24 +150,23 @@ def show(key: KEY, settings: Settings, as_json: JSON = False) -> int:
     """
     table = open_table(settings)
     wanted = read_key(key, table)
-    row, entry = table.row(wanted), table.entry(wanted)
-    if row is None and entry is None:
+    whole, entry = table.whole_row(wanted), table.entry(wanted)
+    if whole is None and entry is None:
         raise UsageError(f"table {table.name!r} has no row with key {key!r}")
     if as_json:
-        columns = None if row is None else {name: plain(value) for name, value in zip(row.fields, row, strict=True)}
-        say_json({"row": columns, "entry": None if entry is None else _entry(entry)})
+        found = None if whole is None else dict(zip(whole.row.fields, map(plain, whole.row), strict=True))
+        state = "missing" if whole is None else whole.state
+        say_json({"row": found, "status": state, "entry": None if entry is None else _entry(entry)})
         return 0
-    if row is None:
+    if whole is None:
         say("the row is gone; this is what is remembered of it")
-    else:
-        for name, value in zip(row.fields, row, strict=True):
-            say(f"{name + ':':<15} {short(str(value), 200)}")
+    told = [] if whole is None else _columns(whole, table.status)
+    told += [] if entry is None else _facts(entry)
+    for name, text in told:
+        say(fit(f"{f'{name}:':<15} {text}", terminal_columns()))
     if entry is None:
         say("it was never claimed")
         return 0
-    for name, text in _facts(entry):
-        if text:
-            say(f"{name + ':':<15} {text}")
     if entry.error:
         say()
         say(_error(entry))
@@ -173,14 +175,23 @@ def show(key: KEY, settings: Settings, as_json: JSON = False) -> int:
     return 0
 
 
+def _columns(whole: WholeRow, status: str) -> list[tuple[str, str]]:
+    """The row's columns and their values; the status with what its word stands for."""
+    texts = {name: word_text(value) for name, value in zip(whole.row.fields, whole.row, strict=True)}
+    if whole.state == "other":
+        texts[status] += " (no word of this job)"
+    elif texts[status].upper() != whole.state.upper():
+        texts[status] += f" ({whole.state.upper()})"
+    return [(name, short(text, 200)) for name, text in texts.items()]
+
+
 def _facts(entry: Entry) -> list[tuple[str, str]]:
     from pooltable.logs import seconds_text
 
     spent = [f"{count} {word}" for count, word in ((entry.fails, "failed"), (entry.lost, "lost with their worker"),
                                                     (entry.rescued, "with a runner that died")) if count]  # fmt: skip
     due = entry.not_before - time.time() if entry.not_before and not entry.finished_at else None
-    return [
-        ("state", entry.status),
+    facts = [
         ("attempts", f"{entry.attempt}" + (f": {', '.join(spent)}" if spent else "")),
         ("last ended", entry.ended or "not yet: it runs"),
         ("due", f"in {seconds_text(due)}" if due and due > 0 else ""),
@@ -190,6 +201,7 @@ def _facts(entry: Entry) -> list[tuple[str, str]]:
         ("worker", "" if entry.worker is None else f"{entry.worker}"),
         ("run", entry.runner),
     ]
+    return [(name, text) for name, text in facts if text]
 
 
 @takes(*TABLE)

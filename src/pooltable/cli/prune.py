@@ -12,6 +12,7 @@ from pooltable.cli.show import say, say_json
 from pooltable.cli.table import open_table
 from pooltable.config import Settings
 from pooltable.errors import SettingError
+from pooltable.text import counted
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
@@ -42,8 +43,8 @@ def prune(
         say_json({**pruned._asdict(), "dry_run": dry_run})
         return 0
     would = "would remove" if dry_run else "removed"
-    say(f"{would} {pruned.old} entries older than {older_than}, {pruned.gone} of rows that are gone,"
-        f" {pruned.runners} runners")  # fmt: skip
+    old, runners = counted(pruned.old, "entry", "entries"), counted(pruned.runners, "runner")
+    say(f"{would} {old} older than {older_than}, {pruned.gone} of rows that are gone, {runners}")
     return 0
 
 

@@ -14,7 +14,7 @@ from pooltable.cli.show import say, say_json, table_lines
 from pooltable.cli.table import open_table
 from pooltable.config import Settings
 from pooltable.errors import UsageError
-from pooltable.text import is_terminal
+from pooltable.text import counted, is_terminal
 
 if TYPE_CHECKING:
     from pooltable.tuner import Order, Tuner
@@ -132,7 +132,8 @@ def _order(
     rows = table.sample(max(SAMPLE, largest, size))
     if len(rows) < FEWEST_ROWS:
         raise UsageError(
-            f"table {table.name!r} has {len(rows)} rows to measure with, waiting or done; tune needs {FEWEST_ROWS}"
+            f"table {table.name!r} has {counted(len(rows), 'row')} to measure with, waiting or done; tune"
+            f" needs {FEWEST_ROWS}"
         )
     largest = min(largest, len(rows))
     cores = usable_cores()

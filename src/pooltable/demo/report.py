@@ -21,7 +21,7 @@ from pooltable.events import (
     Stopping,
     WorkerReady,
 )
-from pooltable.text import one_line
+from pooltable.text import counted, one_line
 
 LINE_EVERY = 2.0  # seconds
 ENOUGH = 0.95  # of the captions
@@ -100,12 +100,12 @@ class Watch:
                 for row in event.rows:
                     self._ended(row)
             case RowsRescued():
-                say(f"{event.pending} rows of a runner that is gone are PENDING again")
+                say(f"{counted(event.pending, 'row')} of a runner that is gone: PENDING again")
             case Progressed() if time.monotonic() >= self._due:
                 self._due = time.monotonic() + LINE_EVERY
                 say(f"{event.done} done, {event.failed} failed, {event.doing} running, {event.pending} waiting")
             case Stopping(step="drain"):
-                say(f"{event.reason}: stopping, {event.running} rows may end within {event.grace:g} s")
+                say(f"{event.reason}: stopping, {counted(event.running, 'row')} may end within {event.grace:g} s")
 
     def _ended(self, row: RowEnd) -> None:
         if row.end == "done":

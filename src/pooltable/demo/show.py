@@ -21,6 +21,7 @@ from pooltable.events import Summary
 from pooltable.pool.pool import Pool
 from pooltable.runner import run
 from pooltable.table.table import TaskTable
+from pooltable.text import counted
 
 FEWEST_CLIPS = 8  # the broken one, the one whose worker is killed, and some others
 MOST_PROCESSES = 8  # unless more are asked for: each holds a model of 400 MB
@@ -39,7 +40,7 @@ def demonstration(processes: int | None, count: int, folder: Path | None, keep: 
     file = _fill(folder, count)
     summary, speed = _run(folder, file, processes)
     if summary.exit_code > 1:
-        report.say(f"stopped with {summary.left} rows left; to go on: pooltable demo --folder {folder}")
+        report.say(f"stopped with {counted(summary.left, 'row')} left; to go on: pooltable demo --folder {folder}")
         return summary.exit_code
     verdict = _look_back(folder, file)
     report.print_verdict(verdict, speed)

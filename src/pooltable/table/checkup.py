@@ -22,6 +22,7 @@ from pooltable.table.rescue import Rescuer
 from pooltable.table.rights import Right, deleting, held, needed
 from pooltable.table.statements import Statements
 from pooltable.table.states import Status, word_in_quotes
+from pooltable.text import counted
 
 LOCK_SECONDS = 2  # how long a check waits for a lock
 ANSWER_SECONDS = 10  # and for its answer
@@ -222,7 +223,8 @@ class Checkup:
         if self.look and self.look.foreign_doing:
             yield warning(
                 "foreign doing rows",
-                f"{word_in_quotes(self.m.words.doing)}, but held by no runner: {_rows(self.look.foreign_doing)}",
+                f"{word_in_quotes(self.m.words.doing)}, but held by no runner:"
+                f" {counted(self.look.foreign_doing, 'row')}",
                 "if nothing else works on them: pooltable release --foreign",
             )
 
@@ -231,7 +233,7 @@ class Checkup:
             key = ", ".join(column.name for column in self.m.key)
             yield warning(
                 "rows without a key",
-                f"waiting, but no run can take them: {_rows(self.look.keyless)}",
+                f"waiting, but no run can take them: {counted(self.look.keyless, 'row')}",
                 f"give each of them a value for {key} that no other row has, or delete them",
             )
 
@@ -245,11 +247,11 @@ class Checkup:
         if held:
             yield warning(
                 "dead runners",
-                f"{_rows(held)} held by runners that are gone: {', '.join(dead[:5])}",
+                f"{counted(held, 'row')} held by runners that are gone: {', '.join(dead[:5])}",
                 "the next run takes them back, or at once: pooltable release",
             )
         if holders:
-            yield ok("runners", f"{len(holders)} at work, with {_rows(sum(holders.values()))}")
+            yield ok("runners", f"{len(holders)} at work, with {counted(sum(holders.values()), 'row')}")
 
     def index(self) -> Iterator[Finding]:
         dialect = self.s.dialect
@@ -307,14 +309,14 @@ class Checkup:
                 yield error("claim", f"the database refuses it: {s.dialect.said(refused)}", self._let_through())
                 return
             if changed != count:
-                detail = f"{count - changed} of {_rows(count)} did not change: a trigger or rule is in the way"
+                detail = f"{count - changed} of {counted(count, 'row')} did not change: a trigger or rule is in the way"
                 yield error("claim", detail, self._let_through())
                 return
         else:
             sql, values = self._claim_sql()
             count = len(c.all(sql, values))
         seconds = time.perf_counter() - began
-        detail = f"taking {_rows(count)} takes {seconds * 1000:.1f} ms (measured, and undone)"
+        detail = f"taking {counted(count, 'row')} takes {seconds * 1000:.1f} ms (measured, and undone)"
         if seconds > SLOW_CLAIM:
             yield warning("claim", detail, "see index, long transaction and triggers")
         else:
@@ -346,10 +348,6 @@ class Checkup:
 def long_transaction(who: str, seconds: float, remedy: str) -> Finding:
     detail = f"{who} has had a transaction open for {seconds:.0f} s: old rows pile up, and claims read them"
     return warning("long transaction", detail, remedy)
-
-
-def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count} rows"
 
 
 _CHECKUPS = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from pooltable import notebook
 from pooltable.events import Key
@@ -82,6 +82,14 @@ class Entry:
         return self.error.split("\n", 1)[0]
 
 
+class WholeRow(NamedTuple):
+    """A row with its status and the columns that take what a task returns; `state` is what its status word stands for,
+    "other" for a word that is none of ours."""
+
+    row: Row
+    state: str
+
+
 class Entries(list[Entry]):
     """A list of entries, which a notebook shows as a table."""
 
@@ -142,6 +150,22 @@ class Reader:
             for row in c.all(f"{self._s.sql_read} WHERE {sql}", values):
                 found[row[:width]] = row
         return [self._row(found.get(key) or self._alone(c, key)) for key in keys]
+
+    def whole_row(self, c: Connection, key: Key) -> WholeRow | None:
+        s = self._s
+        m = s.mapping
+        # The status is its word as the table has it, and not what a type of SQLAlchemy makes of it.
+        written = (replace(m.status, read=None), *m.write, *([m.result] if m.result else []))
+        columns = list({column.name: column for column in (*self._columns, *written)}.values())
+        listed = ", ".join(column.sql for column in columns)
+        found = c.first(f"SELECT {self._state}, {listed} FROM {s.t} WHERE {s.row_is}", key)
+        if found is None:
+            return None
+        values = [
+            value if column.read is None else column.read(value)
+            for column, value in zip(columns, found[1:], strict=True)
+        ]
+        return WholeRow(Row(tuple(column.name for column in columns), tuple(values)), found[0])
 
     def sample(self, c: Connection, count: int) -> list[Row]:
         """Up to so many rows that wait, or where none does, that are done."""

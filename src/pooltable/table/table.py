@@ -26,7 +26,7 @@ from pooltable.table.kinds import kinds_of_failures
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look, Looker
 from pooltable.table.mapping import Mapping, Request, reflect
-from pooltable.table.reading import Counts, Entries, Entry, Reader
+from pooltable.table.reading import Counts, Entries, Entry, Reader, WholeRow
 from pooltable.table.requeue import release_dead, release_foreign, requeue
 from pooltable.table.rights import held, needed
 from pooltable.table.statements import Statements
@@ -281,6 +281,11 @@ class TaskTable:
         """The row as a task would get it, whatever its state; None when there is none."""
         wanted = self._key(key)
         return self._reading(lambda c: self._read.rows(c, [wanted])[0])
+
+    def whole_row(self, key: Any) -> WholeRow | None:
+        """The row with its status and the columns that take what a task returns; None when there is none."""
+        wanted = self._key(key)
+        return self._reading(lambda c: self._read.whole_row(c, wanted))
 
     def sample(self, count: int = 200) -> list[Row]:
         """Up to so many rows as a task would get them, which stay as they are: rows that wait, else rows that are done.
