@@ -30,9 +30,12 @@ from typing import TypeVar
 import psutil
 import pytest
 
+# A shell's background jobs ignore Ctrl-C, those of nohup a closed terminal, and every program that a test starts would
+# inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell's background jobs ignore Ctrl-C, and every program that a test starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # A worker of pytest-xdist is started by `python -c`, which a pool would take for an interactive session. It shall
