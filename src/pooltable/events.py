@@ -183,13 +183,17 @@ class WorkerReady(Event):
 
 @dataclass(frozen=True, slots=True)
 class WorkerEnded(Event):
-    """`why`: "lost" (it died on its own), "start failed", "recycled", "idle", "killed" (by us), "stopped"."""
+    """`why`: "lost" (it died on its own), "start failed", "recycled", "idle", "killed" (by us), "stopped".
+
+    `running`: a call died with it, whose own end is told as well.
+    """
 
     worker: int
     pid: int
     exitcode: int | None
     why: Literal["lost", "start failed", "recycled", "idle", "killed", "stopped"]
     detail: str = ""
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,8 @@ class Logs:
             self._start_failures.add(event.detail)
         elif event.why == "killed" and (self._broken or self._ended_by_us or event.pid in self._starting):
             level = DEBUG  # it was still starting, in vain; or its row says that it was given back
+        elif event.why == "lost" and event.running:
+            level = DEBUG  # its row says so
         self._starting.discard(event.pid)
         code = "" if event.exitcode is None else f", exit code {event.exitcode}"
         text = "worker %d ended (%s, pid %d%s)%s"

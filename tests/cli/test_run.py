@@ -149,6 +149,28 @@ def test_the_log_of_a_killed_worker_is_kept_with_its_row(hosts: Any) -> None:
     assert "SIGKILL" in hosts.run("failures").stdout
 
 
+@pytest.mark.parametrize("option", ["--no-verbose", "-v"])
+def test_a_lost_worker_costs_one_warning_for_each_attempt_and_its_stack_is_kept_with_the_row(
+    hosts: Any, option: str
+) -> None:
+    (hosts.path / "crash.py").write_text("import ctypes\n\ndef mission(row):\n    ctypes.string_at(0)\n")
+    done = hosts.run("run", "crash:mission", "--max-rows", "2", "--lost", "2", "-p", "1", option)
+    assert done.returncode == 1
+    told = [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
+    assert len(told) == 2, done.stderr
+    assert all("row 1 failed" in line and "SIGSEGV" in line for line in told), done.stderr
+    stacks = done.stderr.count("Fatal Python error: Segmentation fault")
+    assert stacks == (2 if option == "-v" else 0), done.stderr
+    assert 'crash.py", line 4 in mission' in hosts.run("logs", "1").stdout
+
+
+def test_a_worker_that_crashes_before_its_first_row_shows_its_stack(hosts: Any) -> None:
+    (hosts.path / "crash.py").write_text("import ctypes\n\ndef begin():\n    ctypes.string_at(0)\n")
+    done = hosts.run("run", "app:mission", "-p", "1", "--initializer", "crash:begin")
+    assert done.returncode == 5
+    assert 'crash.py", line 4 in begin' in done.stderr
+
+
 def test_a_burst_of_failures_is_exit_6_and_retry_by_run_undoes_it(hosts: Any) -> None:
     done = hosts.run("run", "app:hopeless", "--halt", "3", "-p", "1", "--json")
     assert done.returncode == 6, done.stderr

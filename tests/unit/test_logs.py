@@ -110,6 +110,13 @@ def test_what_is_told_of_one_row_is_told_of_one(heard: list[logging.LogRecord]) 
     assert "1 row waits again that a runner that is gone held (ab); 1 is FAILED, for that was the last try" in told
 
 
+def test_a_worker_that_dies_with_its_row_is_told_by_the_row(heard: list[logging.LogRecord]) -> None:
+    listener = logs.Logs()
+    listener(events.WorkerEnded(1, 11, -11, "lost", running=True))
+    listener(events.WorkerEnded(2, 12, -11, "lost"))
+    assert [record.levelno for record in heard] == [logging.DEBUG, logging.WARNING]
+
+
 def test_a_traceback_of_a_worker_that_could_not_start_is_told_whole(heard: list[logging.LogRecord]) -> None:
     logs.Logs()(events.WorkerEnded(1, 11, 1, "start failed", "Traceback\n  line\nOSError: no model\n"))
     assert heard[0].getMessage().endswith("OSError: no model")

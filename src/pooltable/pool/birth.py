@@ -80,15 +80,15 @@ def _die_with_parent(lifeline: int) -> None:
 
 
 def _watch_crashes(stacks: int) -> None:
-    """Write the stacks of a crash to stderr, and those that the parent asks for to the descriptor `stacks`."""
+    """Write the stacks of a crash, and those that the parent asks for, to the descriptor `stacks`."""
     import faulthandler
 
     try:
-        faulthandler.enable(file=2)
+        faulthandler.enable(file=stacks)
         if hasattr(faulthandler, "register"):
             faulthandler.register(dump_signal(), file=stacks, chain=False)
     except (OSError, ValueError):
-        pass  # without a stderr there is nowhere to write it
+        pass  # without a stderr there is nowhere to write them
 
 
 def prepare(orders: Orders, task: Any, own: Any) -> tuple[Any, ...] | None:

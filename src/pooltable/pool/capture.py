@@ -3,7 +3,7 @@
     worker                                       files                  parent (captured.py)
     print, C code, children --- fd 1 and 2 --->  <index>-<pid>.out ---> Reader.poll() -> WorkerPrinted
     logging records         ----------------->   <index>-<pid>.log ---> Reader.poll() -> WorkerLogged
-    stacks, when it is ended --- a signal --->   <index>-<pid>.stacks > Reader.poll() -> WorkerLogged, at DEBUG
+    stacks, when it is ended or crashes ------>   <index>-<pid>.stacks > Reader.poll() -> WorkerLogged, at DEBUG
     begin(key), end()       --- shared mmap -->  <index>-<pid>.now ---> Reader.now(), whose output is whose
 
 Files and not pipes, because a full pipe would block the worker and a file outlives it. The reader cuts a file back to

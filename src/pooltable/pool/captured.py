@@ -119,7 +119,7 @@ class _File:
 
 
 class _Stacks:
-    """What a worker was at when it was ended."""
+    """What a worker was at when it was ended, or crashed."""
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -217,14 +217,17 @@ class _Worker:
         yield from (record for _, record in waiting)
         stacks = self._stacks.new(last)
         if stacks:
-            # Not as prints, which are never swallowed: who ends a run does not want to see a page for each of its rows.
+            # Not as prints, which are never swallowed: who ends a run, or has rows that crash, does not want to see a
+            # page for each of them. Of a crash between rows, or before the first one, there is no other record.
+            key = self._key_at(self._out.end)
+            level = logging.WARNING if key is None else logging.DEBUG
             record = {
                 "name": "pooltable.output",
-                "levelno": logging.DEBUG,
-                "levelname": "DEBUG",
+                "levelno": level,
+                "levelname": logging.getLevelName(level),
                 "msg": stacks.rstrip(),
             }
-            yield WorkerLogged(self.index, self.pid, self._key_at(self._out.end), record)
+            yield WorkerLogged(self.index, self.pid, key, record)
         latest = list(self._marks)[-ATTEMPTS_KEPT:]
         self._out.empty_if_large([(mark.serial, mark.out_at) for mark in latest])
         self._log.empty_if_large([(mark.serial, mark.log_at) for mark in latest])

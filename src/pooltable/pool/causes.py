@@ -93,7 +93,7 @@ def likely_cause(exitcode: int | None, out_of_memory: bool) -> str | None:
     if exitcode == -signal.SIGXCPU:
         return "it used up its CPU time (RLIMIT_CPU, ulimit -t)"
     if exitcode in (-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT, -signal.SIGILL, -signal.SIGFPE):
-        return "a crash in native code; its stack is on the worker's stderr"
+        return "a crash in native code; its stack is with what the worker printed"
     if exitcode == CLOSED_BY_CALL:
         return "the call closed the file descriptors of its process"
     if exitcode >= 0:

@@ -295,7 +295,8 @@ class Staff:
         failed = worker.failure is not None or (was_starting and not worker.why)
         why: Any = "start failed" if failed else worker.why or "lost"
         self.lost += why == "lost"
-        self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, detail_of(worker)))
+        running = death.lost is not None
+        self._tell(WorkerEnded(worker.index, worker.pid, worker.exitcode, why, detail_of(worker), running))
         floor.hearing.tell(told, worker)
         # Who was ready and is killed from outside is no evidence that workers cannot be started.
         killed = worker.greeted and worker.exitcode in (-signal.SIGKILL, -signal.SIGTERM)
