@@ -282,6 +282,32 @@ def test_show_has_the_status_and_what_was_written_also_of_a_row_that_was_never_c
     assert "the row is gone" in hosts.run("show", "2", *words).stdout
 
 
+def test_status_tells_whether_a_runner_that_holds_rows_is_alive_dead_or_silent(hosts: Any) -> None:
+    process = hosts.start("run", "app:waiting", "-p", "2")
+    try:
+        while status(hosts)["doing"] < 2:
+            assert process.poll() is None
+        (run,) = status(hosts)["open"]
+        assert re.search(rf"runner {run} holds \d rows; its lease has \d+ s left\n", hosts.run("status").stdout)
+    finally:
+        process.kill()
+        process.communicate()
+    held = status(hosts)["doing"]
+    back = "the next run takes them back, and so does `pooltable release`"
+    assert f"runner {run} holds {held} rows and is dead: {back}\n" in hosts.run("status").stdout
+    # As if it had run on another host, where nobody can see its process.
+    hosts.sql("UPDATE pooltable_runner SET boot_id = 'another'")
+    assert f"runner {run} holds {held} rows; its lease has" in hosts.run("status").stdout
+    hosts.sql("UPDATE pooltable_runner SET expires_at = expires_at - 3600")
+    silent = rf"runner {run} holds {held} rows and has been silent since its lease ran out \d+ min \d+ s ago: {back}\n"
+    assert re.search(silent, hosts.run("status").stdout)
+    (told,) = status(hosts)["runners"]
+    assert (told["runner"], told["rows"], told["gone"], told["left"] < -3000) == (run, held, False, True)
+    (hosts.path / "go").touch()
+    assert hosts.run("run", "app:waiting", "--quiet", "--drop-results").returncode == 0
+    assert status(hosts)["runners"] == []
+
+
 def test_a_look_makes_no_side_tables(hosts: Any) -> None:
     for command in (["status"], ["failures"], ["show", "1"], ["logs", "1"]):
         assert hosts.run(*command).returncode == 0

@@ -29,6 +29,7 @@ from pooltable.text import counted, short
 
 if TYPE_CHECKING:
     from pooltable.table.reading import Counts, Entry, WholeRow
+    from pooltable.table.rescue import Holder
     from pooltable.table.table import TaskTable
 
 KEY = Annotated[str, typer.Argument(metavar="KEY", help="The row: its key as in 42, or a,b for two columns.")]
@@ -46,11 +47,11 @@ def status(settings: Settings, as_json: JSON = False) -> int:
       watch pooltable status
     """
     table = open_table(settings)
-    counts = table.counts()
+    counts, holders = table.counts(), table.holders()
     if as_json:
-        say_json(
-            {"job": table.job, "table": table.name, "database": table.database, **plain(counts), "total": counts.total}
-        )
+        about = {"job": table.job, "table": table.name, "database": table.database}
+        runners = [one._asdict() for one in holders]
+        say_json({**about, **plain(counts), "total": counts.total, "runners": runners})
         return 0
     columns = terminal_columns()
     job = f", job {table.job}" if table.job != table.name else ""
@@ -61,7 +62,7 @@ def status(settings: Settings, as_json: JSON = False) -> int:
     rows += [("other words", f"{counts.other}")] if counts.other else []
     for line in counted_lines(rows, columns):
         say(line)
-    for remark in _remarks(counts):
+    for remark in _remarks(counts, holders):
         for line in textwrap.wrap(remark, columns, subsequent_indent="  "):
             say(line)
     return 0
@@ -73,14 +74,14 @@ def _word(table: TaskTable, state: str) -> str:
     return own if own.upper() == state.upper() else f"{state.upper()} ({own})"
 
 
-def _remarks(counts: Counts) -> list[str]:
+def _remarks(counts: Counts, holders: list[Holder]) -> list[str]:
     from pooltable.logs import seconds_text
 
     lines = ["paused: no rows are taken until `pooltable resume`"] if counts.paused else []
     if counts.waiting:
         due = f", the first in {seconds_text(counts.next_due)}" if counts.next_due is not None else ""
         lines.append(f"{counted(counts.waiting, 'waiting row is', 'waiting rows are')} tried again later{due}")
-    lines += [f"runner {runner} holds {count}" for runner, count in counts.open.items()]
+    lines += map(_holder, holders)
     foreign = counts.doing - sum(counts.open.values())
     if foreign > 0:
         lines.append(
@@ -89,6 +90,20 @@ def _remarks(counts: Counts) -> list[str]:
     if counts.failed:
         lines.append("see pooltable failures")
     return lines
+
+
+def _holder(one: Holder) -> str:
+    from pooltable.logs import seconds_text
+
+    holds = f"runner {one.runner} holds {counted(one.rows, 'row')}"
+    if one.gone or one.left is None:
+        why = "is dead"
+    elif one.left > 0:
+        return f"{holds}; its lease has {seconds_text(one.left)} left"
+    else:
+        why = f"has been silent since its lease ran out {seconds_text(-one.left)} ago"
+    them = "it" if one.rows == 1 else "them"
+    return f"{holds} and {why}: the next run takes {them} back, and so does `pooltable release`"
 
 
 @takes(*TABLE)

@@ -48,6 +48,16 @@ class RunnerRow(NamedTuple):
     expires_at: float
 
 
+class Holder(NamedTuple):
+    """A runner that holds rows. `left` are seconds of its lease, negative once it has run out, None where it has no row
+    any more. `gone`: its process has ended, as far as that is seen from here."""
+
+    runner: str
+    rows: int
+    left: float | None
+    gone: bool
+
+
 class Deaths(NamedTuple):
     """Who lives, who is gone for certain, who is dead by its lease alone, and when to look again."""
 
@@ -126,6 +136,14 @@ class Rescuer:
         else:
             gone |= unknown
         return Deaths(frozenset(living), frozenset(gone), frozenset(lapsed), min(waits, default=None))
+
+    def look(self, c: Connection) -> list[Holder]:
+        """Who holds rows, and whether it lives."""
+        held = self.holders(c)
+        gone = self.deaths(c, held).gone
+        rows = map(RunnerRow._make, c.all(self._sql_runners, (self._s.job,)))
+        left = {row.id: float(row.left) for row in rows}
+        return [Holder(runner, count, left.get(runner), runner in gone) for runner, count in held.items()]
 
     def rescue(self, session: Session, retry: Retry) -> Rescue:
         """Gives the dead runners' rows back: PENDING at once, or FAILED at the limit of rescues."""

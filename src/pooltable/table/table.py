@@ -28,6 +28,7 @@ from pooltable.table.looking import Look, Looker
 from pooltable.table.mapping import Mapping, Request, reflect
 from pooltable.table.reading import Counts, Entries, Entry, Reader, WholeRow
 from pooltable.table.requeue import release_dead, release_foreign, requeue
+from pooltable.table.rescue import Holder, Rescuer
 from pooltable.table.rights import held, needed
 from pooltable.table.statements import Statements
 from pooltable.table.states import Status, Words
@@ -257,6 +258,11 @@ class TaskTable:
         """How many rows are in each state now."""
         self.prepare(create=False)
         return self._reading(lambda c: self._read.counts(c, self._entries))
+
+    def holders(self) -> list[Holder]:
+        """The runners that hold rows now, with what is left of their leases."""
+        self.prepare(create=False)
+        return self._reading(Rescuer(self._known, "", 0.0).look) if self._entries else []
 
     def failures(self, limit: int = 100, kind: str | None = None, run: str | None = None) -> list[Entry]:
         """Entries of FAILED rows, the newest first; of one kind of error, or of one run (the start of its id).
