@@ -155,9 +155,26 @@ def test_run_asks_before_it_drops_the_first_value(hosts: Any, terminal: Any, ans
     asked.wait_for(r"of name, caption \(empty: drop it, and that of every row\): $")
     assert hosts.sql("SELECT count(*) FROM host WHERE status = 'PENDING'") == [(4,)]
     asked.type(answer + "\n")
+    asked.wait_for(r"Keep this answer in .*pooltable.toml \[Y/n\]: $")
+    asked.type("\n")
     assert asked.finish() == 0
     assert "4 done, 0 failed" in asked.seen
     assert hosts.sql("SELECT caption, status FROM host WHERE id = 1") == [(caption, "DONE")]
+    hosts.run("retry", "--done")
+    assert hosts.run("run", "app:mission").returncode == 0, "it is in the file now"
+
+
+@pytest.mark.parametrize(("answer", "flag"), [("caption", "--write caption"), ("", "--drop-results")])
+def test_run_says_which_flag_keeps_an_answer_where_there_is_no_file(
+    hosts: Any, terminal: Any, answer: str, flag: str
+) -> None:
+    (hosts.path / "pooltable.toml").unlink()
+    asked = terminal("run", "app:mission", "--db", "work.db", "--table", "host")
+    asked.wait_for(r"\(empty: drop it, and that of every row\): $")
+    asked.type(answer + "\n")
+    assert asked.finish() == 0
+    assert f"to be asked no more, give {flag}\r\n" in asked.seen
+    assert not (hosts.path / "pooltable.toml").exists()
 
 
 def test_a_question_that_is_not_answered_ends_without_a_traceback(folder: Any, terminal: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pooltable.cli.ending import complain
 from pooltable.cli.options import JSON, TABLE, option, takes
 from pooltable.cli.show import plain, say, say_json
 from pooltable.cli.table import ask_columns, can_ask, open_table, read_key
-from pooltable.config import Settings
+from pooltable.config import BY_NAME, Settings, to_toml
 from pooltable.errors import (
     CannotStore,
     CommandFailed,
@@ -84,8 +85,27 @@ def run(settings: Settings, task: TASK = None, as_json: JSON = False) -> int:
         if not can_ask():
             raise
         typer.echo(f"the task returned a value for row {error.key}, and no column takes it", err=True)
-        answer = ask_columns(open_table(settings), "drop it, and that of every row")
-        return _run(settings.answered(answer or {"drop_results": True}), task, as_json)
+        answer = ask_columns(open_table(settings), "drop it, and that of every row") or {"drop_results": True}
+        _keep(answer, settings)
+        return _run(settings.answered(answer), task, as_json)
+
+
+def _keep(answer: dict[str, Any], settings: Settings) -> None:
+    """Offers to write the answer into the file of settings; where there is none, says what to give the next time."""
+    from pooltable.cli.saving import save
+
+    if settings.file is None:
+        given = [f"{BY_NAME[name].flags[0]} {_as_flag(value)}".rstrip() for name, value in answer.items()]
+        typer.echo(f"to be asked no more, give {' '.join(given)}", err=True)
+    elif typer.confirm(f"Keep this answer in {settings.file}", default=True, err=True):
+        typer.echo(f"wrote {to_toml(answer).rstrip()} to {save(settings, answer)}", err=True)
+
+
+def _as_flag(value: Any) -> str:
+    """The value of a setting as it stands behind its flag; "" for a switch."""
+    if value is True:
+        return ""
+    return shlex.quote(value if isinstance(value, str) else ",".join(value))
 
 
 def _run(settings: Settings, task: str | None, as_json: bool) -> int:
