@@ -60,7 +60,10 @@ output = logging.getLogger("pooltable.output")
 NOTICES: dict[str, tuple[int, str]] = {
     "foreign doing rows": (
         WARNING,
-        "{rows_are} marked as running, but by no runner of pooltable: see pooltable release --foreign",
+        (
+            "{rows_are} marked as running, but by no runner of pooltable; such rows are left alone, and count as left."
+            " If nobody works on them: pooltable release --foreign"
+        ),
     ),
     "rows without a key": (
         WARNING,

@@ -271,17 +271,20 @@ class Loop:
         elsewhere = self._lease.left().elsewhere
         self._lease.close()
         with self._requests.interrupting(Step.LEAVE):
-            lost = self._left_doing()
-            return self._table.counts().pending + lost, elsewhere, lost + self._table.keyless()
+            doing = self._left_doing()
+            return self._table.counts().pending + doing, elsewhere, doing + self._table.keyless()
 
     def _left_doing(self) -> int:
-        """How many rows are DOING still, with nobody to end them: a key was changed while the row ran, or entries were
-        removed."""
-        astray = self._reporter.tally.astray
-        lost = min(astray, self._table.foreign_doing() - self._foreign_doing) if astray else 0
+        """How many rows are DOING still and held by no runner: they were so when the run began, or a key was changed
+        while the row ran, or entries were removed."""
+        astray, before = self._reporter.tally.astray, self._foreign_doing
+        if not (astray or before):
+            return 0
+        doing = self._table.foreign_doing()
+        lost = min(astray, doing - before)
         if lost > 0:
             self._reporter.notice("rows left as doing", lost)
-        return max(0, lost)
+        return min(doing, before) + max(0, lost)
 
     def _refuse_to_drop(self) -> None:
         """End the run where the task returned a value that no column and no callback takes: nobody said that they want

@@ -252,14 +252,28 @@ def test_only_unknown_status_words_are_named_before_anything_is_touched(videos):
     assert videos.statuses() == {"NEW": 1, None: 1}
 
 
-def test_foreign_rows_in_work_are_counted_and_never_touched(videos):
+def test_foreign_rows_in_work_are_counted_as_left_and_never_touched(videos):
     videos.add("a")
     videos.sql("INSERT INTO video(content, status) VALUES('b', 'DOING')")
     seen = []
     summary = run(missions.caption, table(videos), processes=1, listeners=[seen.append])
-    assert summary.done == 1
+    assert (summary.done, summary.left, summary.exit_code) == (1, 1, 3)
     assert videos.statuses() == {"DONE": 1, "DOING": 1}
     assert [event.count for event in seen if getattr(event, "what", "") == "foreign doing rows"] == [1]
+
+
+def test_foreign_rows_that_somebody_ends_while_the_run_works_are_not_left(videos):
+    gate = videos.folder / "gate"
+    videos.add(f"gate:{gate}")
+    videos.sql("INSERT INTO video(content, status) VALUES('b', 'DOING')")
+
+    def end_it(event):
+        if isinstance(event, events.RowsClaimed):
+            videos.sql("UPDATE video SET status = 'DONE' WHERE id = 2")
+            gate.touch()
+
+    summary = run(missions.by_content, table(videos), processes=1, listeners=[end_it])
+    assert (summary.done, summary.left, summary.exit_code) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(
