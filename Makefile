@@ -30,9 +30,12 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/pooltable demo $(ARGS)
 
+# Tests start thousands of processes. Compiled here, the code is read by all of them, also where PYTHONDONTWRITEBYTECODE is set.
+# Few tests are handed out ahead, so that no worker has a queue of long ones when the others are done.
 test: $(VENV)/.test
 	.ci/servers
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	@$(BIN)/python -m compileall -q src tests
+	$(BIN)/python -m pytest -n auto --maxschedchunk 2 $(ARGS)
 
 servers: $(VENV)/.test
 	.ci/servers

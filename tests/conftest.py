@@ -42,6 +42,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # look like `python -m pytest`.
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("pytest.__main__")
 
+# The rewritten test modules are kept for the next session, whatever PYTHONDONTWRITEBYTECODE says: to rewrite them takes
+# each worker of pytest-xdist ten seconds.
+sys.dont_write_bytecode = False
+
 MARK = "TESTS_OF_POOLTABLE"  # every process that this session starts inherits it, also when its parent is long gone
 GRACE = 10.0
 
@@ -165,8 +169,8 @@ LOCK = "TESTS_OF_POOLTABLE_LOCK"  # a file: a test holds it shared, one that run
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores, since tests wait for processes; each worker starts database servers of its own."""
-    return min((os.cpu_count() or 1) + 1, 8)
+    """Two for each core, since tests wait for processes; each worker starts database servers of its own."""
+    return min(2 * (os.cpu_count() or 1), 8)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -183,7 +187,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             raise pytest.UsageError(
                 f"{item.nodeid}: the id holds an address. Give the parameters ids that are the same each time."
             )
-    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Those that may take longest begin first, so that none of them is the last to end; those that run alone follow."""
+    if item.get_closest_marker("alone") is not None:
+        return 2
+    limit = item.get_closest_marker("timeout")
+    return 0 if limit is not None and limit.args[0] > 60 else 1
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

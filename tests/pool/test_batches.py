@@ -21,6 +21,7 @@ def every_hundredth_is_slow(number: int) -> tuple[int, float, float]:
     return number, begin, time.monotonic()
 
 
+@pytest.mark.any_start_method
 @pytest.mark.alone
 def test_a_slow_call_among_short_ones_holds_up_none_of_them(pool: MakePool) -> None:
     p = pool(2)
@@ -36,6 +37,7 @@ def test_a_slow_call_among_short_ones_holds_up_none_of_them(pool: MakePool) -> N
     assert max(late for _, late in seen) < 0.1
 
 
+@pytest.mark.any_start_method
 @pytest.mark.alone
 def test_no_short_call_waits_while_a_worker_is_idle(pool: MakePool) -> None:
     p = pool(2)
@@ -56,6 +58,7 @@ def sleep_or_not(seconds: float) -> float:
     return seconds
 
 
+@pytest.mark.any_start_method
 @pytest.mark.alone
 def test_a_result_before_a_long_call_of_its_batch_is_not_held_up(pool: MakePool) -> None:
     p = pool(1)
@@ -70,6 +73,7 @@ def test_a_result_before_a_long_call_of_its_batch_is_not_held_up(pool: MakePool)
     long_one.get(10)
 
 
+@pytest.mark.any_start_method
 def test_results_of_a_batch_are_kept_when_a_later_call_of_it_is_killed(pool: MakePool) -> None:
     for _ in range(5):
         p = pool(1)
@@ -83,6 +87,7 @@ def test_results_of_a_batch_are_kept_when_a_later_call_of_it_is_killed(pool: Mak
         p.terminate()
 
 
+@pytest.mark.any_start_method
 @pytest.mark.alone
 def test_calls_behind_a_long_one_go_to_a_worker_that_comes_later(pool: MakePool) -> None:
     p = pool(2, min_processes=1)
@@ -97,6 +102,7 @@ def test_calls_behind_a_long_one_go_to_a_worker_that_comes_later(pool: MakePool)
     long_one.get(10)
 
 
+@pytest.mark.any_start_method
 def test_each_call_of_a_batch_runs_exactly_once(pool: MakePool, tmp_path: Path) -> None:
     p = pool(2)
     path = tmp_path / "ran"
@@ -115,6 +121,7 @@ def append_or_sleep(path: str, number: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.any_start_method
 def test_a_cancelled_call_of_a_batch_never_runs(pool: MakePool, tmp_path: Path) -> None:
     p = pool(2)
     path = tmp_path / "ran"

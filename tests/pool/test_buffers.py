@@ -86,6 +86,7 @@ def _target(path: str) -> str:
         return ""
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize("size", [1, LARGE - 1, LARGE, LARGE + 1, 5_000_000])
 def test_blocks_of_every_size_arrive_both_ways(pool: MakePool, size: int) -> None:
     p = pool(1)
@@ -97,6 +98,7 @@ def test_blocks_of_every_size_arrive_both_ways(pool: MakePool, size: int) -> Non
     assert [len(b.view()) for b in p.apply(make_several, (size, 3))] == [size] * 3
 
 
+@pytest.mark.any_start_method
 def test_a_received_block_may_be_written_to(pool: MakePool) -> None:
     p = pool(1)
     one, two = p.apply(make, (1 << 20, 1)), p.apply(make, (1 << 20, 1))
@@ -142,6 +144,7 @@ def test_a_large_argument_goes_to_another_worker_when_the_first_dies(pool: MakeP
         p.apply(make_and_die, (1,))
 
 
+@pytest.mark.any_start_method
 def test_imap_and_executors_carry_large_things_too(pool: MakePool, executor: MakeExecutor) -> None:
     p = pool(2)
     assert [len(block.view()) for block in p.imap(same, (make(LARGE, 1) for _ in range(50)))] == [LARGE] * 50

@@ -22,6 +22,7 @@ from tests.pool.conftest import MakeExecutor
 from tests.pool.helpers import double, exit_with, nap, pid_of, started, touch_and_sleep, until
 
 
+@pytest.mark.any_start_method
 def test_submit_gives_a_future(executor: MakeExecutor) -> None:
     e = executor()
     future = e.submit(divmod, 7, 3)
@@ -35,6 +36,7 @@ def test_submit_gives_a_future(executor: MakeExecutor) -> None:
     assert e.submit(int, "ff", base=16).result(10) == 255
 
 
+@pytest.mark.any_start_method
 def test_an_error_is_the_exception_of_the_future(executor: MakeExecutor) -> None:
     future = executor().submit(helpers.raise_, KeyError, "k")
     assert isinstance(future.exception(10), KeyError)
@@ -42,6 +44,7 @@ def test_an_error_is_the_exception_of_the_future(executor: MakeExecutor) -> None
         future.result()
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize("failing", [(helpers.raise_, KeyError, "k"), (exit_with, 3), (helpers.give_a_lambda,)])
 def test_who_waits_for_the_first_exception_hears_of_it_while_others_run(
     executor: MakeExecutor, tmp_path: Path, failing: tuple[Any, ...]
@@ -66,6 +69,7 @@ def test_workers_start_with_the_calls(executor: MakeExecutor) -> None:
     wait(futures, 10)
 
 
+@pytest.mark.any_start_method
 def test_map_keeps_the_order(executor: MakeExecutor) -> None:
     e = executor()
     assert list(e.map(double, range(20))) == [2 * number for number in range(20)]
@@ -79,6 +83,7 @@ def test_map_keeps_the_order(executor: MakeExecutor) -> None:
         next(values)
 
 
+@pytest.mark.any_start_method
 def test_map_takes_a_timeout_and_cancels_what_is_left(executor: MakeExecutor) -> None:
     e = executor(1)
     with pytest.raises(TimeoutError):
@@ -86,6 +91,7 @@ def test_map_takes_a_timeout_and_cancels_what_is_left(executor: MakeExecutor) ->
     assert e.submit(double, 2).result(10) == 4
 
 
+@pytest.mark.any_start_method
 def test_map_with_a_buffersize_reads_an_endless_source(executor: MakeExecutor) -> None:
     e = executor()
     counter = itertools.count()
@@ -99,6 +105,7 @@ def test_map_with_a_buffersize_reads_an_endless_source(executor: MakeExecutor) -
         e.map(double, [], chunksize=0)
 
 
+@pytest.mark.any_start_method
 def test_wait_and_as_completed(executor: MakeExecutor) -> None:
     e = executor()
     futures = [e.submit(nap, seconds, seconds) for seconds in (0.0, 0.3)]
@@ -110,6 +117,7 @@ def test_wait_and_as_completed(executor: MakeExecutor) -> None:
     assert not wait(many, 10).not_done
 
 
+@pytest.mark.any_start_method
 def test_callbacks_run_once_each_on_a_thread_of_their_own(executor: MakeExecutor) -> None:
     e = executor()
     calls: list[tuple[object, str]] = []
@@ -122,6 +130,7 @@ def test_callbacks_run_once_each_on_a_thread_of_their_own(executor: MakeExecutor
     assert calls[3] == (5, "MainThread")
 
 
+@pytest.mark.any_start_method
 def test_a_waiting_future_can_be_cancelled(executor: MakeExecutor, tmp_path: Path) -> None:
     e = executor(1)
     running = e.submit(helpers.touch_and_sleep, str(tmp_path / "pid"), 0.5)
@@ -141,6 +150,7 @@ def test_a_waiting_future_can_be_cancelled(executor: MakeExecutor, tmp_path: Pat
     assert running.result(10) is None
 
 
+@pytest.mark.any_start_method
 def test_a_future_can_be_awaited(executor: MakeExecutor) -> None:
     e = executor()
 
@@ -161,6 +171,7 @@ def test_the_executor_goes_on_after_a_worker_died(executor: MakeExecutor) -> Non
     assert e.submit(double, 1).result(10) == 2
 
 
+@pytest.mark.any_start_method
 def test_nothing_is_taken_after_shutdown(executor: MakeExecutor) -> None:
     e = executor()
     future = e.submit(nap, 0.2, "done")
@@ -214,6 +225,7 @@ def test_bad_arguments_are_refused() -> None:
         PoolExecutor(1, max_tasks_per_child=0)
 
 
+@pytest.mark.any_start_method
 def test_an_argument_that_does_not_pickle_fails_its_future(executor: MakeExecutor) -> None:
     e = executor(1)
     assert isinstance(e.submit(double, threading.Lock()).exception(10), TypeError)

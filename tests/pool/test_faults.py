@@ -180,6 +180,7 @@ def test_a_worker_that_dies_while_it_pickles_its_result_is_lost(pool: MakePool) 
 # ---- 5: exceptions that are none
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
 def test_what_is_no_exception_is_a_remote_error_and_the_worker_stays(
     pool: MakePool, error: type[BaseException]
@@ -194,6 +195,7 @@ def test_what_is_no_exception_is_a_remote_error_and_the_worker_stays(
     assert p.apply(pid_of) == before
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_from_an_executor_what_is_no_exception_comes_as_itself(
     executor: MakeExecutor, error: type[BaseException]
@@ -234,6 +236,7 @@ def test_a_call_over_its_time_limit_is_ended(pool: MakePool) -> None:
     goes_on(p)
 
 
+@pytest.mark.any_start_method
 def test_calls_that_end_in_time_are_not_remembered_for_as_long_as_they_might_have_taken(pool: MakePool) -> None:
     p = pool(2, time_limit=3600)
     assert sum(p.imap_unordered(helpers.double, range(1000))) == 999_000
@@ -244,6 +247,7 @@ def test_calls_that_end_in_time_are_not_remembered_for_as_long_as_they_might_hav
     assert p.apply_async(nap, (0.6, "in time"), time_limit=60).get(10) == "in time"
 
 
+@pytest.mark.any_start_method
 def test_a_time_limit_holds_for_each_item_of_a_map(pool: MakePool) -> None:
     p = pool(2, time_limit=1.5)
     p.map(double, range(4))
@@ -253,6 +257,7 @@ def test_a_time_limit_holds_for_each_item_of_a_map(pool: MakePool) -> None:
     goes_on(p)
 
 
+@pytest.mark.any_start_method
 def test_a_call_can_have_a_limit_of_its_own(pool: MakePool) -> None:
     p = pool(1)
     assert p.apply_async(nap, (0.1, "in time"), time_limit=5).get(10) == "in time"
@@ -578,6 +583,7 @@ def test_forking_with_threads_in_the_parent_works(method: str) -> None:
 # ---- 20 and 21: what does not pickle
 
 
+@pytest.mark.any_start_method
 def test_an_argument_that_does_not_pickle_fails_that_call_by_name(pool: MakePool) -> None:
     p = pool(1)
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
@@ -587,6 +593,7 @@ def test_an_argument_that_does_not_pickle_fails_that_call_by_name(pool: MakePool
     goes_on(p)
 
 
+@pytest.mark.any_start_method
 def test_a_result_that_does_not_pickle_fails_that_call_by_name(pool: MakePool, executor: MakeExecutor) -> None:
     p = pool(1)
     with pytest.raises(MaybeEncodingError, match="lambda"):
@@ -597,6 +604,7 @@ def test_a_result_that_does_not_pickle_fails_that_call_by_name(pool: MakePool, e
     assert isinstance(error, (pickle.PicklingError, AttributeError))
 
 
+@pytest.mark.any_start_method
 def test_an_argument_that_cannot_be_loaded_fails_that_call(pool: MakePool) -> None:
     p = pool(1)
     with pytest.raises(LookupError, match="cannot be loaded"):
@@ -604,6 +612,7 @@ def test_an_argument_that_cannot_be_loaded_fails_that_call(pool: MakePool) -> No
     goes_on(p)
 
 
+@pytest.mark.any_start_method
 def test_a_result_that_cannot_be_loaded_fails_that_call(pool: MakePool) -> None:
     p = pool(1)
     with pytest.raises(RemoteError, match="the result cannot be loaded here: cannot be loaded"):
@@ -611,6 +620,7 @@ def test_a_result_that_cannot_be_loaded_fails_that_call(pool: MakePool) -> None:
     goes_on(p)
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize(
     ("call", "args", "kind", "words"),
     [
@@ -632,6 +642,7 @@ def test_exceptions_of_every_sort_arrive(
     goes_on(p)
 
 
+@pytest.mark.any_start_method
 def test_an_exception_has_the_remote_traceback_as_its_cause(pool: MakePool, executor: MakeExecutor) -> None:
     from concurrent.futures.process import _RemoteTraceback  # type: ignore[attr-defined]
     from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
@@ -671,6 +682,7 @@ def leave() -> Any:
     raise asyncio.CancelledError
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize(
     ("call", "args", "words"),
     [
@@ -786,6 +798,7 @@ def test_a_call_may_disturb_its_process(pool: MakePool, tmp_path: Path) -> None:
 # ---- 28: callbacks
 
 
+@pytest.mark.any_start_method
 @pytest.mark.alone
 def test_a_callback_that_raises_or_sleeps_delays_no_other_result(
     pool: MakePool, caplog: pytest.LogCaptureFixture

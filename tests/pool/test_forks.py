@@ -22,6 +22,7 @@ from tests.pool.test_faults import environment, goes_on
 HOW = ["os", "c", "pty"]
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(
     ("then", "code"),
@@ -115,6 +116,7 @@ def test_what_a_child_prints_is_kept_and_nothing_is_printed_twice(method: str, t
 # ---- what no worker says
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize(
     "message",
     [

@@ -189,6 +189,7 @@ def test_a_worker_is_replaced_after_its_number_of_calls(pool: MakePool) -> None:
     assert [len(list(group)) for _, group in itertools.groupby(pids)] == [3, 3, 3]
 
 
+@pytest.mark.any_start_method
 def test_short_calls_in_batches_never_exceed_the_lifetime(pool: MakePool) -> None:
     p = pool(2, maxtasksperchild=50)
     results = [p.apply_async(pid_of) for _ in range(500)]
@@ -204,6 +205,7 @@ def test_a_call_can_ask_for_its_worker_to_be_recycled(pool: MakePool) -> None:
     assert len(set(pids)) == 2
 
 
+@pytest.mark.any_start_method
 @pytest.mark.parametrize("how", ["asks", "raises"])
 def test_short_calls_behind_one_that_has_its_worker_recycled_are_run_once_each(
     pool: MakePool, tmp_path: Path, how: str
@@ -257,6 +259,7 @@ def test_a_worker_over_its_hard_limit_is_killed_during_the_call(pool: MakePool) 
 # ---- results
 
 
+@pytest.mark.any_start_method
 def test_a_map_raises_the_error_of_the_first_item_that_has_one_and_runs_the_others(pool: MakePool) -> None:
     p = pool(2)
     for chunksize in (None, 1, 3):
@@ -264,6 +267,7 @@ def test_a_map_raises_the_error_of_the_first_item_that_has_one_and_runs_the_othe
             p.map(odd_fails, range(10), chunksize)
 
 
+@pytest.mark.any_start_method
 def test_imap_gives_each_item_its_own_value_or_error(pool: MakePool) -> None:
     p = pool(2)
     for chunksize in (1, 4):
@@ -279,6 +283,7 @@ def test_imap_gives_each_item_its_own_value_or_error(pool: MakePool) -> None:
             next(iterator)
 
 
+@pytest.mark.any_start_method
 def test_next_takes_a_timeout(pool: MakePool) -> None:
     p = pool(1)
     iterator = p.imap_unordered(nap, [0.5])
@@ -287,6 +292,7 @@ def test_next_takes_a_timeout(pool: MakePool) -> None:
     assert iterator.next(10) is None
 
 
+@pytest.mark.any_start_method
 def test_get_takes_a_timeout(pool: MakePool) -> None:
     p = pool(1)
     result = p.apply_async(nap, (0.5, "late"))
@@ -300,6 +306,7 @@ def test_get_takes_a_timeout(pool: MakePool) -> None:
     assert result.successful()
 
 
+@pytest.mark.any_start_method
 def test_a_source_may_be_fed_by_the_results(pool: MakePool) -> None:
     p = pool(2)
     got: list[int] = []
@@ -321,6 +328,7 @@ def test_a_source_may_be_fed_by_the_results(pool: MakePool) -> None:
     more.set()
 
 
+@pytest.mark.any_start_method
 def test_closing_and_joining_before_the_results_are_read_loses_none(pool: MakePool) -> None:
     p = pool(2)
     iterator = p.imap(double, range(10_000))
@@ -331,6 +339,7 @@ def test_closing_and_joining_before_the_results_are_read_loses_none(pool: MakePo
     assert [result.get(0) for result in results] == [2 * number for number in range(100)]
 
 
+@pytest.mark.any_start_method
 def test_imap_reads_an_endless_source_only_a_bounded_distance_ahead(pool: MakePool) -> None:
     p = pool(2)
     counter = itertools.count()
@@ -342,6 +351,7 @@ def test_imap_reads_an_endless_source_only_a_bounded_distance_ahead(pool: MakePo
     p.terminate()
 
 
+@pytest.mark.any_start_method
 def test_a_dropped_iterator_lifts_the_bound(pool: MakePool, tmp_path: Path) -> None:
     p = pool(1)
     p.imap(helpers.append, [(str(tmp_path / "file"), number) for number in range(6000)])
@@ -350,6 +360,7 @@ def test_a_dropped_iterator_lifts_the_bound(pool: MakePool, tmp_path: Path) -> N
     assert (tmp_path / "file").stat().st_size == 6000
 
 
+@pytest.mark.any_start_method
 def test_arguments_and_results_are_let_go(pool: MakePool) -> None:
     p = pool(2)
     p.map(same, [Counted() for _ in range(10)])
@@ -370,6 +381,7 @@ def test_large_arguments_and_results_arrive(pool: MakePool) -> None:
     assert all(result.get(20) == bytes([number]) * 1_000_000 for number, result in enumerate(results))
 
 
+@pytest.mark.any_start_method
 def test_callbacks_are_called_before_the_result_is_ready(pool: MakePool) -> None:
     p = pool(2)
     called: list[Any] = []
@@ -380,6 +392,7 @@ def test_callbacks_are_called_before_the_result_is_ready(pool: MakePool) -> None
     assert isinstance(called[2], KeyError)
 
 
+@pytest.mark.any_start_method
 def test_callbacks_may_submit(pool: MakePool) -> None:
     p = pool(2)
     done = threading.Event()
@@ -400,6 +413,7 @@ def test_callbacks_may_submit(pool: MakePool) -> None:
 # ---- cancelling, bounding
 
 
+@pytest.mark.any_start_method
 def test_a_waiting_call_can_be_cancelled(pool: MakePool, tmp_path: Path) -> None:
     p = pool(1)
     running = p.apply_async(nap, (0.3, "ran"))
@@ -424,6 +438,7 @@ def test_a_running_call_is_cancelled_only_when_it_may_be_killed(pool: MakePool, 
     assert p.apply(double, (1,)) == 2
 
 
+@pytest.mark.any_start_method
 def test_a_call_sent_ahead_can_be_cancelled(pool: MakePool) -> None:
     p = pool(1)
     p.map(nap, [0.002] * 20, 1)
@@ -438,6 +453,7 @@ def test_a_call_sent_ahead_can_be_cancelled(pool: MakePool) -> None:
     assert [result.get(10) for result in after[1:]] == list(range(1, 50))
 
 
+@pytest.mark.any_start_method
 def test_submitting_waits_while_so_many_calls_are_open(pool: MakePool) -> None:
     p = pool(1, max_pending=3)
     begin = time.monotonic()
@@ -447,6 +463,7 @@ def test_submitting_waits_while_so_many_calls_are_open(pool: MakePool) -> None:
         result.get(10)
 
 
+@pytest.mark.any_start_method
 def test_a_waiting_submitter_is_let_go_when_the_pool_is_terminated(pool: MakePool) -> None:
     p = pool(1, max_pending=1)
     p.apply_async(nap, (60,))
@@ -472,6 +489,7 @@ def test_terminate_gives_every_open_call_an_answer(pool: MakePool) -> None:
         next(iterator)
 
 
+@pytest.mark.any_start_method
 def test_a_pool_that_is_not_running_takes_nothing(pool: MakePool) -> None:
     p = pool(1)
     with pytest.raises(ValueError, match="still running"):
@@ -516,6 +534,7 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], error: type[Except
         Pool(**arguments)
 
 
+@pytest.mark.any_start_method
 def test_a_pool_does_not_pickle(pool: MakePool) -> None:
     with pytest.raises(NotImplementedError):
         pickle.dumps(pool(1))
@@ -528,6 +547,7 @@ def test_an_initializer_that_does_not_pickle_is_told_at_once() -> None:
         Pool(1, lambda: None, context="spawn")
 
 
+@pytest.mark.any_start_method
 def test_many_threads_may_submit_at_once(pool: MakePool) -> None:
     p = pool(2)
     failures: list[BaseException] = []
@@ -547,6 +567,7 @@ def test_many_threads_may_submit_at_once(pool: MakePool) -> None:
     assert not failures
 
 
+@pytest.mark.any_start_method
 def test_stats_say_what_the_pool_has_done_and_is_at(pool: MakePool, tmp_path: Path) -> None:
     p = pool(2)
     assert p.map(double, range(10), 1) == [2 * number for number in range(10)]
@@ -578,6 +599,7 @@ def test_stats_say_what_the_pool_has_done_and_is_at(pool: MakePool, tmp_path: Pa
         assert worker.memory is None or 1 << 20 < worker.memory < 1 << 30
 
 
+@pytest.mark.any_start_method
 def test_stats_count_each_call_of_a_batch_once(pool: MakePool) -> None:
     p = pool(2)
     results = [p.apply_async(helpers.nap_or_fail, (number,)) for number in range(300)]
@@ -588,6 +610,7 @@ def test_stats_count_each_call_of_a_batch_once(pool: MakePool) -> None:
     assert sum(worker.calls for worker in stats.workers) == 300
 
 
+@pytest.mark.any_start_method
 def test_stats_count_the_bytes_that_go_to_a_worker_and_come_from_it(pool: MakePool) -> None:
     p = pool(1)
     for size in (1 << 10, 1 << 18, 1 << 22):
@@ -601,6 +624,7 @@ def test_stats_count_the_bytes_that_go_to_a_worker_and_come_from_it(pool: MakePo
 # ---- a thread that waits for its result takes it itself
 
 
+@pytest.mark.any_start_method
 def test_a_result_is_taken_by_the_thread_that_waits_and_by_others(pool: MakePool) -> None:
     p = pool(2)
     result = p.apply_async(nap, (0.3, "value"))
