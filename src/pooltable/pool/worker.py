@@ -369,9 +369,9 @@ def _by_value(error: BaseException) -> bytes | None:
 
 
 def _traceback(error: BaseException, skip: int) -> str:
-    import traceback
-
     try:
+        import traceback  # it cannot be read where no file descriptor is left
+
         frames = error.__traceback__
         while skip and frames is not None and frames.tb_next is not None:
             frames = frames.tb_next
