@@ -198,6 +198,12 @@ def _turn(item: pytest.Item) -> int:
     return 0 if limit is not None and limit.args[0] > 60 else 1
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no collection of garbage, here or in a fork, has to look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Outside of everything, so that the time for which a test waits here is not taken from its time limit."""

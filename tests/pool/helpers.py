@@ -63,6 +63,12 @@ def touch_and_sleep(path: str, seconds: float = 60.0) -> None:
     time.sleep(seconds)
 
 
+def touch_and_wait(path: str, gate: str) -> None:
+    """Half a second at least, and until there is a file of that name."""
+    touch_and_sleep(path, 0.5)
+    until(Path(gate).exists, 60)
+
+
 def started(path: Path) -> int:
     """The pid that `touch_and_sleep` wrote there, once it has."""
     return int(until(lambda: path.exists() and path.read_text()))

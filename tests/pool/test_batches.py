@@ -10,15 +10,9 @@ import pytest
 
 from pooltable import WorkerLost
 from tests.pool import helpers
+from tests.pool.calls import append_or_sleep, every_hundredth_is_slow, sleep_or_not
 from tests.pool.conftest import MakePool
 from tests.pool.helpers import double, nap, started, until
-
-
-def every_hundredth_is_slow(number: int) -> tuple[int, float, float]:
-    begin = time.monotonic()
-    if number % 100 == 50:
-        time.sleep(0.3)
-    return number, begin, time.monotonic()
 
 
 @pytest.mark.any_start_method
@@ -50,12 +44,6 @@ def test_no_short_call_waits_while_a_worker_is_idle(pool: MakePool) -> None:
             result.get(10)
         assert time.monotonic() - begin < 0.2
         slow.get(10)
-
-
-def sleep_or_not(seconds: float) -> float:
-    if seconds:
-        time.sleep(seconds)
-    return seconds
 
 
 @pytest.mark.any_start_method
@@ -112,13 +100,6 @@ def test_each_call_of_a_batch_runs_exactly_once(pool: MakePool, tmp_path: Path) 
         result.get(30)
     ran = sorted(int(line) for line in path.read_text().split())
     assert ran == list(range(3000))
-
-
-def append_or_sleep(path: str, number: int) -> None:
-    with open(path, "a") as file:
-        file.write(f"{number}\n")
-    if number % 500 == 250:
-        time.sleep(0.05)
 
 
 @pytest.mark.any_start_method

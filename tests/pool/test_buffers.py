@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +16,18 @@ from pooltable import RemoteError, WorkerLost
 from pooltable.pool import buffers
 from pooltable.pool.buffers import LARGE, Parcel, Received
 from tests.pool import helpers
+from tests.pool.blocks import (
+    fill,
+    give_descriptors_back,
+    make,
+    make_and_die,
+    make_several,
+    memory_files,
+    open_memory_files,
+    same,
+    take_all_descriptors,
+    weigh,
+)
 from tests.pool.conftest import MakeExecutor, MakePool
 from tests.pool.helpers import until
 from tests.pool.test_faults import environment
@@ -26,64 +37,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this sy
 
 # Each memory file that is kept costs a descriptor, and its mapping another one.
 KEPT = 2 * buffers._MOST_KEPT
-
-
-class Block:
-    """An array as NumPy makes them: its memory is pickled out of band."""
-
-    def __init__(self, memory: Any) -> None:
-        self.memory = memory
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return Block, (pickle.PickleBuffer(self.memory),)
-
-    def view(self) -> memoryview:
-        return memoryview(self.memory).cast("B")
-
-
-def make(size: int, value: int) -> Block:
-    return Block(bytearray([value]) * size)
-
-
-def make_several(size: int, count: int) -> list[Block]:
-    return [make(size, number) for number in range(count)]
-
-
-def weigh(*blocks: Block) -> tuple[int, ...]:
-    return tuple(len(block.view()) for block in blocks)
-
-
-def fill(block: Block, value: int) -> Block:
-    """Writes into its argument, which is its own."""
-    view = block.view()
-    view[:] = bytes([value]) * len(view)
-    return block
-
-
-def make_and_die(size: int) -> Block:
-    os._exit(3)
-
-
-def same(value: Any) -> Any:
-    return value
-
-
-def open_memory_files() -> int:
-    folder = "/proc/self/fd"
-    return sum("memfd:pooltable" in _target(f"{folder}/{name}") for name in os.listdir(folder))
-
-
-def memory_files() -> set[int]:
-    folder = "/proc/self/fd"
-    names = [f"{folder}/{name}" for name in os.listdir(folder)]
-    return {os.stat(name).st_ino for name in names if "memfd:pooltable" in _target(name)}
-
-
-def _target(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except OSError:
-        return ""
 
 
 @pytest.mark.any_start_method
@@ -244,7 +197,7 @@ FEW = """
 import os, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
 from pooltable import Pool
-from tests.pool.test_buffers import Block, make, make_several, weigh
+from tests.pool.blocks import Block, make, make_several, weigh
 
 def is_open():
     return len(os.listdir("/proc/self/fd"))
@@ -274,30 +227,6 @@ def test_with_few_descriptors_large_values_arrive_and_leave_some_to_the_program(
         [sys.executable, script], capture_output=True, text=True, env=environment(), timeout=50, check=False
     )
     assert (ran.stdout, ran.stderr) == ("done\n", "")
-
-
-_taken: list[int] = []
-
-
-def take_all_descriptors() -> None:
-    """None is left to this process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    _taken.append(soft)
-    numbers = [int(name) for name in os.listdir("/proc/self/fd")]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(number for number in numbers if number < 4096) + 1, hard))
-    try:
-        while True:
-            _taken.append(os.dup(2))
-    except OSError:
-        pass
-
-
-def give_descriptors_back() -> None:
-    limit, *taken = _taken
-    _taken.clear()
-    for number in taken:
-        os.close(number)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 
 
 def test_a_large_value_for_which_no_descriptor_is_left_fails_its_call_alone(pool: MakePool) -> None:

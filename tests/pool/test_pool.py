@@ -21,92 +21,24 @@ import pytest
 
 from pooltable import Pool, WorkerLost
 from pooltable.cores import usable_cores
-from pooltable.pool.worker import ask_to_be_recycled, identity
+from pooltable.pool.worker import identity
 from tests.pool import helpers
+from tests.pool.calls import (
+    Counted,
+    grow,
+    grow_and_wait,
+    keep,
+    nap_and_pid,
+    noted,
+    odd_fails,
+    recycle,
+    same,
+    threads_environment,
+    use_kept,
+    who,
+)
 from tests.pool.conftest import MakeExecutor, MakePool
 from tests.pool.helpers import double, nap, pid_of, started, until
-
-
-def who() -> Any:
-    time.sleep(0.05)
-    return identity()
-
-
-def threads_environment() -> tuple[str | None, str | None, str | None]:
-    return os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS"), os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def recycle() -> int:
-    ask_to_be_recycled()
-    return os.getpid()
-
-
-def noted(path: str, number: int, how: str) -> int:
-    """Leaves a note; in between it asks for its worker to be recycled, or raises what has the same effect."""
-    with open(path, "a") as notes:
-        notes.write(f"{number}\n")
-    if how == "asks":
-        ask_to_be_recycled()
-    if how == "raises":
-        raise MemoryError(number)
-    return number
-
-
-_kept: Any = None
-
-
-def keep(value: Any) -> None:
-    global _kept
-    _kept = value
-
-
-def use_kept(_: int) -> Any:
-    with _kept.get_lock():
-        _kept.value += 1
-        return _kept.value
-
-
-def grow(size: int) -> int:
-    global _kept
-    _kept = bytearray(b"x") * size
-    return os.getpid()
-
-
-def nap_and_pid(seconds: float) -> int:
-    time.sleep(seconds)
-    return os.getpid()
-
-
-def grow_and_wait(size: int) -> None:
-    grow(size)
-    time.sleep(60)
-
-
-def odd_fails(value: int) -> int:
-    if value % 2:
-        raise ValueError(value)
-    return value
-
-
-class Counted:
-    alive = 0
-
-    def __init__(self) -> None:
-        type(self).alive += 1
-
-    def __del__(self) -> None:
-        type(self).alive -= 1
-
-    def __setstate__(self, state: object) -> None:
-        type(self).alive += 1
-
-    def __getstate__(self) -> dict[str, int]:
-        return {"x": 1}
-
-
-def same(value: Any) -> Any:
-    return value
-
 
 # ---- how many workers
 
@@ -573,11 +505,13 @@ def test_stats_say_what_the_pool_has_done_and_is_at(pool: MakePool, tmp_path: Pa
     assert p.map(double, range(10), 1) == [2 * number for number in range(10)]
     with pytest.raises(WorkerLost):
         p.apply(helpers.exit_with, (1,))
-    running = [p.apply_async(helpers.touch_and_sleep, (str(tmp_path / f"pid{n}"), 0.5)) for n in range(2)]
+    gate = tmp_path / "gate"
+    running = [p.apply_async(helpers.touch_and_wait, (str(tmp_path / f"pid{n}"), str(gate))) for n in range(2)]
     for n in range(2):
         started(tmp_path / f"pid{n}")
     waiting = [p.apply_async(double, (1,)) for _ in range(3)]
     stats = p.stats()
+    gate.touch()
     assert (stats.submitted, stats.ended, stats.running, stats.waiting) == (16, 11, 2, 3)
     assert (stats.failed, stats.lost, stats.started, stats.died) == (1, 1, 3, 1)
     assert [(worker.index, worker.state) for worker in stats.workers] == [(0, "busy"), (1, "busy")]
@@ -680,7 +614,7 @@ def test_a_result_that_is_interrupted_while_it_is_taken_is_not_waited_for_in_vai
         return read(worker)
 
     monkeypatch.setattr(hearing, "_read", interrupted)
-    result = p.apply_async(nap, (0.2, 1))
+    result = p.apply_async(nap, (1.0, 1))  # this thread waits by then, also on a busy machine
     with pytest.raises(KeyboardInterrupt):
         result.get(10)
     monkeypatch.undo()
