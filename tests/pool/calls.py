@@ -1,4 +1,4 @@
-"""The functions that the tests of calls and of batches run in workers.
+"""The functions that the tests of calls, batches and the environment run in workers.
 
 They are in a module of their own: a worker that imports a test module imports pytest, too, most of its time to start.
 """
@@ -6,6 +6,8 @@ They are in a module of their own: a worker that imports a test module imports p
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -111,3 +113,26 @@ def append_or_sleep(path: str, number: int) -> None:
         file.write(f"{number}\n")
     if number % 500 == 250:
         time.sleep(0.05)
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def variable_of_a_child(name: str) -> str:
+    script = f"import os; print(os.environ.get({name!r}))"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def seen_at_import(module: str) -> Any:
+    return __import__(module).SEEN
+
+
+def where(module: str) -> str:
+    return str(__import__(module).__file__)
+
+
+def of_this_worker() -> tuple[str | None, str | None]:
+    me = identity()
+    assert me is not None
+    return os.environ.get("CUDA_VISIBLE_DEVICES"), me.device

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,9 @@ import pytest
 
 from pooltable import Pool, SettingError, Workers
 from pooltable.pool import devices
+from tests.pool.calls import of_this_worker, seen_at_import, variable, variable_of_a_child, where
 from tests.pool.conftest import MakePool
 from tests.pool.helpers import exit_with
-
-
-def variable(name: str) -> str | None:
-    return os.environ.get(name)
-
-
-def variable_of_a_child(name: str) -> str:
-    script = f"import os; print(os.environ.get({name!r}))"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
-
-
-def seen_at_import(module: str) -> Any:
-    return __import__(module).SEEN
-
-
-def where(module: str) -> str:
-    return str(__import__(module).__file__)
 
 
 def test_workers_have_the_environment_of_when_their_pool_was_made(
@@ -97,14 +80,6 @@ def test_libraries_are_told_their_threads_after_the_initializer(
 
 
 # ---- devices
-
-
-def of_this_worker() -> tuple[str | None, str | None]:
-    from pooltable.pool.worker import identity
-
-    me = identity()
-    assert me is not None
-    return os.environ.get("CUDA_VISIBLE_DEVICES"), me.device
 
 
 def test_each_worker_sees_one_device_of_those_that_the_program_sees(
