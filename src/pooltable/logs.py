@@ -305,7 +305,7 @@ def _tell_run(event: RunStarted | RowsClaimed | Waiting | Paused | Stopping | Ha
     match event:
         case RunStarted():
             waiting = counted(event.pending, "row waits", "rows wait")
-            job = "" if event.job == event.table else f", job {event.job}"
+            job = "" if event.job in (event.table, event.table.rpartition(".")[2]) else f", job {event.job}"
             most = "1 worker" if event.processes == 1 else f"up to {event.processes} workers"
             _tell(INFO, "run %s: %s in table %s%s; %s", event.runner, waiting, event.table, job, most)
         case RowsClaimed():

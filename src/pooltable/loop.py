@@ -124,7 +124,9 @@ class Loop:
                 self._files = FileWatch(self._lease.files, self._inbox.wake)
         self._reporter.tally.saw_pending(look.pending, now)
         self._reporter.tell(
-            RunStarted(self._table.job, self._table.name, self._lease.id, os.getpid(), self._plan.size, look.pending)
+            RunStarted(
+                self._table.job, self._table.shown_name, self._lease.id, os.getpid(), self._plan.size, look.pending
+            )
         )
         if look.foreign_doing:
             self._reporter.notice("foreign doing rows", look.foreign_doing)
@@ -290,7 +292,7 @@ class Loop:
         """End the run where the task returned a value that no column and no callback takes: nobody said that they want
         it computed and thrown away. The row is given back."""
         if self._hands.dropped is not None:
-            raise ResultDropped(key_text(self._hands.dropped.key), self._table.name)
+            raise ResultDropped(key_text(self._hands.dropped.key), self._table.shown_name)
 
     # ---- the lease
 

@@ -308,6 +308,16 @@ def test_status_tells_whether_a_runner_that_holds_rows_is_alive_dead_or_silent(h
     assert status(hosts)["runners"] == []
 
 
+def test_a_table_is_shown_with_its_schema_where_that_was_given(hosts: Any) -> None:
+    named = ("--table", "main.host")
+    assert hosts.run("status", *named).stdout.startswith("main.host in work.db\n")
+    done = hosts.run("run", "app:mission", *named)
+    assert "4 rows wait in table main.host; up to 2 workers" in done.stderr
+    assert (done.returncode, status(hosts)["done"]) == (0, 4)
+    assert "'main.host'" in hosts.run("show", "99", *named).line
+    assert hosts.run("status").stdout.startswith("host in work.db\n")
+
+
 def test_a_look_makes_no_side_tables(hosts: Any) -> None:
     for command in (["status"], ["failures"], ["show", "1"], ["logs", "1"]):
         assert hosts.run(*command).returncode == 0

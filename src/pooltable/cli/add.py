@@ -76,7 +76,7 @@ def add(
         _create(settings, [row for _, row in lines])
     table = open_table(settings)
     count = table.add(_rows(table, lines))
-    say_json({"added": count}) if as_json else say(f"added {counted(count, 'row')} to {table.name}")
+    say_json({"added": count}) if as_json else say(f"added {counted(count, 'row')} to {table.shown_name}")
     return 0
 
 
@@ -169,7 +169,9 @@ def _rows(table: TaskTable, lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
         for name, value in row.items():
             column = columns.get(name)
             if column is None:
-                raise UsageError(f"{where}: table {table.name!r} has no column {name!r}; it has {', '.join(columns)}")
+                raise UsageError(
+                    f"{where}: table {table.shown_name!r} has no column {name!r}; it has {', '.join(columns)}"
+                )
             try:
                 found[name] = _from_text(value, column.type, column.nullable) if isinstance(value, str) else value
             except (ValueError, ArithmeticError, KeyError):

@@ -39,10 +39,16 @@ def doctor(settings: Settings, as_json: JSON = False) -> int:
     if as_json:
         counts = {"errors": levels["error"], "warnings": levels["warning"]}
         say_json(
-            {"job": table.job, "table": table.name, "database": table.database, **counts, "findings": list(findings)}
+            {
+                "job": table.job,
+                "table": table.shown_name,
+                "database": table.database,
+                **counts,
+                "findings": list(findings),
+            }
         )
     else:
-        say(f"{table.name} in {table.database}" + (f", job {table.job}" if table.job != table.name else ""))
+        say(f"{table.shown_name} in {table.database}" + (f", job {table.job}" if table.job != table.name else ""))
         for finding in findings:
             say(_line(finding))
         say(f"{_counted(levels['error'], 'error')}, {_counted(levels['warning'], 'warning')}")

@@ -148,7 +148,7 @@ def _ask_words(settings: Settings) -> dict[str, Any]:
     if look.known or not look.no_pending:
         return asked
     say_found = ", ".join(_counted(word, count) for word, count in look.words.items())
-    typer.echo(one_line(f"{table.name}.{table.status} holds {say_found}"), err=True)
+    typer.echo(one_line(f"{table.shown_name}.{table.status} holds {say_found}"), err=True)
     open_states = [state for state in STATES if settings.origin(state) == "default"]
     taken = {word_text(getattr(table.words, state)): state for state in STATES if state not in open_states}
     there = {word_text(word) for word in look.words}
@@ -198,7 +198,7 @@ def _counted(word: object, count: int | None) -> str:
 
 
 def _say_look(table: TaskTable, look: Look, changes: Sequence[str]) -> None:
-    say(f"table {table.name} in {table.database}: key {', '.join(table.key)}, status {table.status}")
+    say(f"table {table.shown_name} in {table.database}: key {', '.join(table.key)}, status {table.status}")
     say(f"the task gets {', '.join(table.fields)}")
     found = ", ".join(_counted(word, count) for word, count in look.words.items())
     say(
@@ -228,7 +228,7 @@ def _plain(
     """What is said for people, for a program."""
     return {
         "job": table.job,
-        "table": table.name,
+        "table": table.shown_name,
         "database": table.database,
         "key": table.key,
         "status": table.status,

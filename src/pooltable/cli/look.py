@@ -49,15 +49,15 @@ def status(settings: Settings, as_json: JSON = False) -> int:
     table = open_table(settings)
     counts, holders = table.counts(), table.holders()
     if as_json:
-        about = {"job": table.job, "table": table.name, "database": table.database}
+        about = {"job": table.job, "table": table.shown_name, "database": table.database}
         runners = [one._asdict() for one in holders]
         say_json({**about, **plain(counts), "total": counts.total, "runners": runners})
         return 0
     columns = terminal_columns()
     job = f", job {table.job}" if table.job != table.name else ""
     # The database is what one knows best.
-    room = columns - len(f"{table.name} in {job}")
-    say(fit(f"{table.name} in {fit(table.database, room) if room >= 8 else table.database}{job}", columns))
+    room = columns - len(f"{table.shown_name} in {job}")
+    say(fit(f"{table.shown_name} in {fit(table.database, room) if room >= 8 else table.database}{job}", columns))
     rows = [(_word(table, state), f"{getattr(counts, state)}") for state in STATES]
     rows += [("other words", f"{counts.other}")] if counts.other else []
     for line in counted_lines(rows, columns):
@@ -167,7 +167,7 @@ def show(key: KEY, settings: Settings, as_json: JSON = False) -> int:
     wanted = read_key(key, table)
     whole, entry = table.whole_row(wanted), table.entry(wanted)
     if whole is None and entry is None:
-        raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+        raise UsageError(f"table {table.shown_name!r} has no row with key {key!r}")
     if as_json:
         found = None if whole is None else dict(zip(whole.row.fields, map(plain, whole.row), strict=True))
         state = "missing" if whole is None else whole.state
@@ -231,7 +231,7 @@ def logs(key: KEY, settings: Settings, as_json: JSON = False) -> int:
     wanted = read_key(key, table)
     entry = table.entry(wanted)
     if entry is None and table.row(wanted) is None:
-        raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+        raise UsageError(f"table {table.shown_name!r} has no row with key {key!r}")
     if as_json:
         say_json({"log": entry.log if entry else "", "error": entry.error if entry else ""})
         return 0

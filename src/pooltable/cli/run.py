@@ -292,7 +292,7 @@ def try_(
     for key in keys:
         row = table.row(read_key(key, table))
         if row is None:
-            raise UsageError(f"table {table.name!r} has no row with key {key!r}")
+            raise UsageError(f"table {table.shown_name!r} has no row with key {key!r}")
         rows.append((tuple(row), 1, f"try {key}"))
     spec = tasks.Spec(function, table.fields, len(table.key), first, batch=size)
     code = 0

@@ -92,7 +92,7 @@ def read_key(text: str, table: TaskTable) -> tuple[Any, ...]:
     if len(parts) != len(columns):
         names = ",".join(columns)
         raise UsageError(
-            f"the key of table {table.name!r} is {names}; write {text!r} as {len(columns)} values with commas"
+            f"the key of table {table.shown_name!r} is {names}; write {text!r} as {len(columns)} values with commas"
         )
     return tuple(parts)
 

@@ -132,7 +132,7 @@ def _order(
     rows = table.sample(max(SAMPLE, largest, size))
     if len(rows) < FEWEST_ROWS:
         raise UsageError(
-            f"table {table.name!r} has {counted(len(rows), 'row')} to measure with, waiting or done; tune"
+            f"table {table.shown_name!r} has {counted(len(rows), 'row')} to measure with, waiting or done; tune"
             f" needs {FEWEST_ROWS}"
         )
     largest = min(largest, len(rows))

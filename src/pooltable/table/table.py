@@ -78,10 +78,7 @@ class TaskTable:
         self._entered = False  # whether the job is known there with this mapping
 
     def __repr__(self) -> str:
-        return (
-            f"<TaskTable {self._request.table if isinstance(self._request.table, str) else self.name!r} in"
-            f" {self._database.name}>"
-        )
+        return f"<TaskTable {self.shown_name} in {self._database.name}>"
 
     # ---- getting ready
 
@@ -195,6 +192,12 @@ class TaskTable:
     def name(self) -> str:
         """The table's name."""
         return self.mapping.name
+
+    @property
+    def shown_name(self) -> str:
+        """The table's name as it was given: with its schema where that was said."""
+        asked = self._request.table
+        return asked if isinstance(asked, str) else str(getattr(asked, "__table__", asked))
 
     @property
     def job(self) -> str:
