@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from pooltable.table import cursor
-from tests.servers import Server, mariadb_server as mariadb_server, postgresql_server as postgresql_server
+from tests.servers import Server, in_memory, mariadb_server as mariadb_server, postgresql_server as postgresql_server
 from tests.table.invariants import check_finished_once, check_invariants
 from tests.table.places import Place, sqlite_place
 
@@ -22,10 +23,11 @@ def looks_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """An empty database; what a test leaves in its tables is checked at the end."""
     if request.param == "sqlite":
-        yield from checked(sqlite_place(tmp_path))
+        with tempfile.TemporaryDirectory(prefix="pt-", dir=in_memory()) as folder:
+            yield from checked(sqlite_place(Path(folder)))
     else:
         yield from checked(served_place(request.getfixturevalue(f"{request.param}_server")))
 

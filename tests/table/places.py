@@ -132,13 +132,12 @@ class Place:
         self.sql("UPDATE pooltable_runner SET pid_started = '1' WHERE id = :id", id=lease.id)
 
     def reset(self) -> None:
-        """Forgets everything and drops every table."""
+        """Forgets everything and deletes every row; the tables stay, since making them takes longest."""
         for lease in self.leases:
             lease._session.close()
         with self.engine.begin() as connection:
-            metadata = sa.MetaData()
-            metadata.reflect(connection)
-            metadata.drop_all(connection)
+            for name in sa.inspect(connection).get_table_names():
+                connection.exec_driver_sql(self.quoted(f"DELETE FROM [{name}]"))
         self.claims.clear()
         self.fates.clear()
         self.leases.clear()

@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from pooltable import Retry
 from pooltable.table.states import Again, Claim, Done, Finish, GiveUp, PutOff, Released, Verdict
+from tests.servers import in_memory
 from tests.table.invariants import check_finished_once, check_invariants
 from tests.table.places import Place, Watched, sqlite_place
 
@@ -246,7 +247,7 @@ def run(place: Place, examples: int, steps: int) -> None:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="pt-", dir=in_memory()) as folder:
         yield Path(folder)
 
 
