@@ -18,12 +18,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import sqlalchemy as sa
 
 STARTS_IN = 60.0
 ROOM = 4_000_000_000  # bytes of memory that must be free where databases are kept in it
@@ -48,6 +49,11 @@ class Server:
     @property
     def url(self) -> str:
         raise NotImplementedError
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """Keeps connections from one test to the next, and opens others for those that a stop of the server has cut."""
+        return sa.create_engine(self.url, pool_pre_ping=True, max_overflow=-1, connect_args=self.connect_args)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -77,6 +83,7 @@ class Server:
                 if path.is_socket():
                     path.unlink()
 
+    connect_args: ClassVar[dict[str, Any]] = {}
     fast = signal.SIGTERM
     at_once = signal.SIGKILL
 
@@ -130,6 +137,8 @@ def _end_with_parent(how: signal.Signals) -> None:
 
 class PostgreSQL(Server):
     kind = "postgresql"
+    # What a connection has prepared would be of no use when the next test's tables have the same names.
+    connect_args: ClassVar[dict[str, Any]] = {"prepare_threshold": None}
     fast = signal.SIGINT  # SIGTERM waits for the clients to go
     at_once = signal.SIGQUIT  # its helpers end with it
 
@@ -263,6 +272,7 @@ def running(make: Callable[[Path], Server], where: str = "/tmp") -> Iterator[Ser
         yield server
     finally:
         if server is not None:
+            server.engine.dispose()
             server.stop(server.at_once)
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -61,7 +61,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Place]:
 
 def served_place(server: Server) -> Place:
     server.make_empty()
-    return Place(server.kind, server.url)
+    return Place(server.kind, server.url, server.engine)
 
 
 def checked(place: Place) -> Iterator[Place]:

@@ -7,6 +7,8 @@ check_invariants(TaskTable(...), claims=Counter())  # and the attempts, where ea
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pooltable import TaskTable
@@ -19,6 +21,23 @@ def check_invariants(
 
     `foreign_doing`: how many DOING rows the test itself has left without a runner.
     """
+    with one_connection(table):
+        _check(table, claims, foreign_doing)
+
+
+@contextmanager
+def one_connection(table: TaskTable) -> Iterator[None]:
+    """What the table reads, it reads over the same connection: to open one takes a server longer than to answer."""
+    session = table._database.session()
+    vars(table)["_reading"] = session.read
+    try:
+        yield
+    finally:
+        del vars(table)["_reading"]
+        session.close()
+
+
+def _check(table: TaskTable, claims: Counter[tuple[Any, ...]] | None, foreign_doing: int) -> None:
     counts = table.counts()
     s = table._known
     ((rows,),) = table._reading(lambda c: c.all(f"SELECT count(*) FROM {s.t}"))

@@ -21,16 +21,26 @@ from pooltable.table.states import Again, Claim, Done, Fate, Finish, GiveUp, Put
 from pooltable.tasks import Spec, kept
 from tests.servers import Server
 
+VIDEO = sa.Table(
+    "video",
+    sa.MetaData(),
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("content", sa.String(200)),
+    sa.Column("caption", sa.String(100)),
+    sa.Column("score", sa.Double),
+    sa.Column("number", sa.Integer),
+    sa.Column("status", sa.String(20)),
+)
 RETRY = Retry(fails=3, pause=60.0, jitter=0.0)
 
 
 class Place:
     """One empty database. `kind` is "sqlite", "postgresql" or "mariadb"."""
 
-    def __init__(self, kind: str, url: str) -> None:
+    def __init__(self, kind: str, url: str, engine: sa.Engine | None = None) -> None:
         self.kind = kind
         self.url = url
-        self.engine = sa.create_engine(url, poolclass=NullPool)
+        self.engine = engine or sa.create_engine(url, poolclass=NullPool)
         self.server: Server | None = None
         self.claims: Counter[tuple[Any, ...]] = Counter()
         self.fates: list[Fate] = []
@@ -73,23 +83,15 @@ class Place:
 
     def video(self, count: int = 0, **options: Any) -> TaskTable:
         """The common table: video(id, content, caption, score, number, status), with so many rows waiting."""
-        metadata = sa.MetaData()
-        table = sa.Table(
-            "video",
-            metadata,
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column("content", sa.String(200)),
-            sa.Column("caption", sa.String(100)),
-            sa.Column("score", sa.Double),
-            sa.Column("number", sa.Integer),
-            sa.Column("status", sa.String(20)),
-        )
-        metadata.create_all(self.engine)
-        if count:
-            with self.engine.begin() as connection:
-                rows = [{"id": i, "content": f"video {i}", "status": "PENDING"} for i in range(1, count + 1)]
-                connection.execute(table.insert(), rows)
+        VIDEO.create(self.engine, checkfirst=True)
+        self.add_videos(count)
         return self.table("video", **options)
+
+    def add_videos(self, count: int) -> None:
+        rows = [{"id": i, "content": f"video {i}", "status": "PENDING"} for i in range(1, count + 1)]
+        if rows:
+            with self.engine.begin() as connection:
+                connection.execute(VIDEO.insert(), rows)
 
     def table(self, name: Any, **options: Any) -> TaskTable:
         table = TaskTable(self.url, name, **options)
@@ -131,22 +133,28 @@ class Place:
         """As if the runner's process had been killed: no process of this host has that pid and start."""
         self.sql("UPDATE pooltable_runner SET pid_started = '1' WHERE id = :id", id=lease.id)
 
-    def reset(self) -> None:
-        """Forgets everything and deletes every row; the tables stay, since making them takes longest."""
+    def reset(self, prepared: TaskTable | None = None) -> None:
+        """Forgets everything and deletes every row; the tables stay, since making them takes longest.
+
+        So does the row of a job that was prepared already.
+        """
         for lease in self.leases:
             lease._session.close()
         with self.engine.begin() as connection:
             for name in sa.inspect(connection).get_table_names():
+                if prepared is not None and name == "pooltable_job":
+                    continue
                 connection.exec_driver_sql(self.quoted(f"DELETE FROM [{name}]"))
         self.claims.clear()
         self.fates.clear()
         self.leases.clear()
-        self.tables.clear()
+        self.tables[:] = [] if prepared is None else [prepared]
 
     def close(self) -> None:
         for lease in self.leases:
             lease._session.close()
-        self.engine.dispose()
+        if isinstance(self.engine.pool, NullPool):
+            self.engine.dispose()
 
 
 class Watched:

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pooltable import Retry
+from pooltable import Retry, TaskTable
 from pooltable.table.states import Again, Claim, Done, Finish, GiveUp, PutOff, Released, Verdict
 from tests.servers import in_memory
 from tests.table.invariants import check_finished_once, check_invariants
@@ -54,11 +54,13 @@ class Model(RuleBasedStateMachine):
     """Three runners and a meddling user at one table."""
 
     place: Place
+    table: TaskTable  # the same for all examples: to prepare it takes longer than an example
 
     @initialize(count=st.integers(0, 6))
     def begin(self, count: int) -> None:
-        self.place.reset()
-        self.table = self.place.video(count, write=("caption",))
+        self.place.reset(self.table)
+        self.place.add_videos(count)
+        self.table.resume()
         self.rows: dict[int, Any] = dict.fromkeys(range(1, count + 1), "PENDING")
         self.entries: dict[int, Entry] = {}
         self.runners: dict[int, Watched] = {i: self.place.lease(self.table, poll=0.0) for i in range(3)}
@@ -229,7 +231,9 @@ class Model(RuleBasedStateMachine):
 
 
 def machine(place: Place) -> type[Model]:
-    return type("ModelHere", (Model,), {"place": place})
+    table = place.video(write=("caption",))
+    table.prepare()
+    return type("ModelHere", (Model,), {"place": place, "table": table})
 
 
 def run(place: Place, examples: int, steps: int) -> None:
