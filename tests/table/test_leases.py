@@ -270,7 +270,9 @@ def test_a_dead_runner_whose_row_is_locked_is_left_for_the_next_look(served):
 
 def test_a_transaction_that_stands_still_is_ended_by_the_server(served, monkeypatch):
     monkeypatch.setattr("pooltable.table.mysql.IDLE_SECONDS", 1)
-    monkeypatch.setattr(PostgreSQL, "begin", PostgreSQL.begin.replace("'5s'", "'1s'"))
+    monkeypatch.setattr(
+        PostgreSQL, "begin", PostgreSQL.begin.replace("session_timeout = '5s'", "session_timeout = '1s'")
+    )
     table = served.video(1)
     silent, other = served.lease(table), served.lease(table)
     claims = silent.claim(1)
