@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -93,6 +94,11 @@ def printed(events: list[Any]) -> str:
 
 def logged(events: list[Any]) -> list[str]:
     return [event.record["msg"] for event in events if isinstance(event, WorkerLogged)]
+
+
+def on_disk(folder: Path) -> int:
+    """How many bytes of the disk the files in `folder` take."""
+    return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
@@ -320,36 +326,81 @@ def test_a_line_without_an_end_is_waited_for_but_not_for_ever(start: Start, read
 
 @pytest.mark.timeout(180)
 def test_a_flood_is_capped_on_disk_and_in_memory_and_never_blocks(start: Start, reader: Reader, folder: Path) -> None:
-    worker = start("""
+    worker = start(f"""
         begin((1,), 1)
         print("the beginning")
         block = b"x" * 1023 + b"\\n"
-        for _ in range(400):
+        for _ in range({capture.FULL // capture.MIB + 36}):
             os.write(1, block * 1024)
         print("the end")
         end()
         wait_for_a_line()
     """)
     shown: list[str] = []
-    largest = 0
 
     def done() -> bool:
-        nonlocal largest
-        largest = max([largest, *(path.stat().st_size for path in folder.glob("*.out"))])
         for event in reader.poll():
             assert isinstance(event, WorkerPrinted)
             assert len(event.text) < 2 * captured.BURST
             shown.append(event.text)
         return "the end" in "".join(shown[-20:])
 
-    wait_until(done, 150)
-    # On a busy machine the reader comes late, and up to FULL may wait to be read.
-    assert sum(path.stat().st_blocks * 512 for path in folder.iterdir()) < capture.FULL + 4 * capture.MIB
+    wait_until(done, 50)
+    assert on_disk(folder) < capture.TRIM + 4 * capture.MIB
     assert shown[0].startswith("the beginning\n")
     assert "left out" in "".join(shown)
     log = reader.log_of(worker.pid, (1,), 1)
     assert re.fullmatch(r"the beginning\nxxx.*left out.*xxx\nthe end\n", log, re.DOTALL)
     assert len(log) <= 16384 + 100
+
+
+@pytest.mark.parametrize("look", range(1, 7))
+@pytest.mark.parametrize("late", [0, 6])
+@pytest.mark.parametrize("size", [10, 20])
+def test_what_is_written_while_the_reader_is_busy_with_a_flood_is_shown_and_kept(
+    start: Start, reader: Reader, folder: Path, size: int, late: int, look: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In sizes of 256 KiB, on both sides of each limit: the worker writes the rest before the reader's so many-th read.
+    block = 256 * 1024
+    monkeypatch.setattr(captured, "TRIM", 8 * block)
+    monkeypatch.setattr(captured, "UNREAD", 4 * block)
+    worker = start(f"""
+        begin((1,), 1)
+        print("the beginning")
+        block = (b"x" * 1023 + b"\\n") * {block // 1024}
+        os.write(1, block * {size})
+        wait_for_a_line()
+        os.write(1, block * {late}); print("the end"); end()
+        begin((2,), 1); print("the next row"); end()
+        print("no row")
+        wait_for_a_line()
+    """)
+    output = folder / f"3-{worker.pid}.out"
+    flood = len("the beginning\n") + size * block
+    wait_until(lambda: output.exists() and output.stat().st_size == flood, 50)
+    pread = os.pread
+    looks = 0
+
+    def late_pread(*args: int) -> bytes:
+        nonlocal looks
+        looks += 1
+        if looks == look:
+            worker.go()
+            written = flood + late * block + len("the end\nthe next row\nno row\n")
+            wait_until(lambda: output.stat().st_size == written, 50)
+        return pread(*args)
+
+    monkeypatch.setattr(os, "pread", late_pread)
+    events: list[Any] = []
+    wait_until(lambda: events.extend(reader.poll()) or (looks >= look and "no row" in printed(events)))
+    texts = {key: printed([event for event in events if event.key == key]) for key in ((1,), (2,), None)}
+    assert re.fullmatch(r"the beginning\nxxx.*xxx\nthe end\n", texts[1,], re.DOTALL)
+    assert (texts[2,], texts[None]) == ("the next row\n", "no row\n")
+    log = reader.log_of(worker.pid, (1,), 1)
+    assert re.fullmatch(r"the beginning\nxxx.*left out.*xxx\nthe end\n", log, re.DOTALL)
+    assert reader.log_of(worker.pid, (2,), 1) == "the next row\n"
+    reader.poll()
+    assert on_disk(folder) < captured.TRIM + capture.SIZE + block
 
 
 def test_prints_that_nobody_reads_stop_growing_by_themselves(start: Start, folder: Path) -> None:

@@ -40,6 +40,7 @@ from pooltable.pool.capture import (
 BURST = 256 * 1024  # of prints that one worker's poll gives; what is more is left out in the middle
 RECORDS = MIB  # of log lines that one worker's poll reads; the rest waits for the next
 PATIENCE = 0.3  # seconds that a line without an end is waited for
+UNREAD = 4 * MIB  # of what was not shown yet is carried over when a file is emptied
 KEPT = 64 * 1024  # of an attempt's beginning, and as much of its end, when a file is emptied
 ATTEMPTS_KEPT = 16
 
@@ -63,6 +64,7 @@ class _File:
         self._words = words
         self._generation = generation
         self._kept: dict[int, tuple[bytes, bytes]] = {}
+        self._carried = b""  # what stood at the end of the file when it was emptied, and was not shown
         self.shown = 0
 
     @property
@@ -73,46 +75,67 @@ class _File:
     def end(self) -> int:
         return self.base + os.fstat(self._fd).st_size
 
+    @property
+    def _first(self) -> int:
+        """From here on everything can be read; of what was before, beginnings and ends are kept."""
+        return self.base - len(self._carried)
+
     def read(self, start: int, stop: int) -> bytes:
-        start = max(start, self.base)
-        return os.pread(self._fd, stop - start, start - self.base) if stop > start else b""
+        start = max(start, self._first)
+        if stop <= start:
+            return b""
+        carried = self._carried[start - self._first : stop - self._first]
+        start += len(carried)
+        return carried + os.pread(self._fd, stop - start, start - self.base) if stop > start else carried
 
     def cut(self, serial: int, start: int, stop: int, limit: int) -> tuple[bytes, int, bytes]:
         """Beginning, number of bytes left out, and end of what lies between two offsets, `limit` bytes in all."""
         whole = stop - start
         head_size = limit // 4
         head, tail = self._kept.get(serial, (b"", b""))
-        if start >= self.base:
+        if start >= self._first:
             if whole <= limit:
                 return self.read(start, stop), 0, b""
             return self.read(start, start + head_size), whole - limit, self.read(stop - limit + head_size, stop)
         head = head[:head_size]
         rest = limit - len(head)
-        tail = (tail + self.read(max(self.base, stop - rest), stop))[-rest:]
+        tail = (tail + self.read(stop - rest, stop))[-rest:]
         return head, max(0, whole - len(head) - len(tail)), tail
 
     def empty_if_large(self, starts: list[tuple[int, int]]) -> None:
         """Empties a large file; `starts` are the latest marks' serials and offsets in it."""
-        end = self.end
-        if end - self.base <= TRIM:
-            return
+        for _ in range(10):
+            end = self.end
+            if end - self.base <= TRIM:
+                return
+            must = end - self.base >= 2 * TRIM
+            # A file that grows faster than it is shown is emptied all the same: the newest matters more.
+            first = max(self.shown, end - UNREAD // 2) if must else self.shown
+            if self._empty(starts, first) or not must:
+                return
+
+    def _empty(self, starts: list[tuple[int, int]], first: int) -> bool:
+        """Carries over what was written from `first` on; False where that is too much."""
         kept = {}
-        for (serial, start), (_, stop) in zip(starts, [*starts[1:], (0, end)], strict=True):
+        for (serial, start), (_, next_start) in zip(starts, [*starts[1:], (0, first)], strict=True):
+            stop = min(next_start, first)
             if stop > start:
                 head, _, tail = self.cut(serial, start, stop, 2 * KEPT)
                 before = self._kept.get(serial)
                 kept[serial] = (before[0] if before else head[:KEPT], tail[-KEPT:] if tail else head[KEPT:])
-        self._kept = kept
-        # What came since the last look would be lost, so a file that still grows gets another chance, up to a limit.
-        size = os.fstat(self._fd).st_size
-        if self.base + size > self.shown and size < 2 * TRIM:
-            return
+        # The worker does not wait for us, so this reads until nothing more comes, and then empties the file at once.
+        unread = b""
+        while more := self.read(first + len(unread), first + UNREAD):
+            unread += more
+        if len(unread) == UNREAD:
+            return False
         # The worker reads base and size together, and tries again while the generation is odd or has changed.
         self._words[self._generation] += 1
         os.ftruncate(self._fd, 0)
-        self._words[self._generation + 1] += size
+        self._words[self._generation + 1] = first + len(unread)
         self._words[self._generation] += 1
-        self.shown = self.base
+        self._kept, self._carried, self.shown = kept, unread, first
+        return True
 
     def close(self) -> None:
         os.close(self._fd)
