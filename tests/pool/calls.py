@@ -9,9 +9,11 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from pooltable.pool.worker import ask_to_be_recycled, identity
+from tests.pool.helpers import until
 
 
 def who() -> Any:
@@ -95,17 +97,12 @@ def same(value: Any) -> Any:
     return value
 
 
-def every_hundredth_is_slow(number: int) -> tuple[int, float, float]:
-    begin = time.monotonic()
-    if number % 100 == 50:
-        time.sleep(0.3)
-    return number, begin, time.monotonic()
-
-
-def sleep_or_not(seconds: float) -> float:
-    if seconds:
-        time.sleep(seconds)
-    return seconds
+def number_once(given: tuple[int, str]) -> int:
+    """The number, where a file is named only once there is one of that name."""
+    number, gate = given
+    if gate:
+        until(Path(gate).exists, 60)
+    return number
 
 
 def append_or_sleep(path: str, number: int) -> None:

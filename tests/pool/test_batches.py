@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import CancelledError
 from pathlib import Path
 
@@ -10,55 +9,50 @@ import pytest
 
 from pooltable import WorkerLost
 from tests.pool import helpers
-from tests.pool.calls import append_or_sleep, every_hundredth_is_slow, sleep_or_not
+from tests.pool.calls import append_or_sleep, number_once
 from tests.pool.conftest import MakePool
-from tests.pool.helpers import double, nap, started, until
+from tests.pool.helpers import double, started, until
 
 
 @pytest.mark.any_start_method
-@pytest.mark.alone
-def test_a_slow_call_among_short_ones_holds_up_none_of_them(pool: MakePool) -> None:
+def test_a_slow_call_among_short_ones_holds_up_none_of_them(pool: MakePool, tmp_path: Path) -> None:
     p = pool(2)
     p.map(double, range(100), 1)
-    begin = time.monotonic()
-    seen: list[tuple[int, float]] = []
-    for number, _, ended in p.imap_unordered(every_hundredth_is_slow, range(1000)):
-        seen.append((number, time.monotonic() - ended))
-    took = time.monotonic() - begin
-    assert sorted(number for number, _ in seen) == list(range(1000))
-    # Ten slow calls of 0.3 s on two workers, and no result later than that by more than a moment.
-    assert took < 2.2
-    assert max(late for _, late in seen) < 0.1
+    for slow in (0, 50, 550):
+        gate = tmp_path / f"gate{slow}"
+        given = [(number, str(gate) if number == slow else "") for number in range(1000)]
+        seen = p.imap_unordered(number_once, given)
+        short = [seen.next(30) for _ in range(999)]
+        gate.touch()
+        assert list(seen) == [slow]
+        assert sorted([*short, slow]) == list(range(1000))
 
 
 @pytest.mark.any_start_method
-@pytest.mark.alone
-def test_no_short_call_waits_while_a_worker_is_idle(pool: MakePool) -> None:
+def test_no_short_call_waits_while_a_worker_is_idle(pool: MakePool, tmp_path: Path) -> None:
     p = pool(2)
-    p.map(every_hundredth_is_slow, range(10), 1)
-    for _ in range(3):
-        slow = p.apply_async(nap, (0.8,))
-        short = [p.apply_async(every_hundredth_is_slow, (number,)) for number in range(40)]
-        begin = time.monotonic()
-        for result in short:
-            result.get(10)
-        assert time.monotonic() - begin < 0.2
-        slow.get(10)
+    p.map(number_once, [(number, "") for number in range(10)], 1)
+    for turn in range(3):
+        gate = tmp_path / f"gate{turn}"
+        slow = p.apply_async(number_once, ((turn, str(gate)),))
+        short = [p.apply_async(number_once, ((number, ""),)) for number in range(40)]
+        assert [result.get(30) for result in short] == list(range(40))
+        assert not slow.ready()
+        gate.touch()
+        assert slow.get(30) == turn
 
 
 @pytest.mark.any_start_method
-@pytest.mark.alone
-def test_a_result_before_a_long_call_of_its_batch_is_not_held_up(pool: MakePool) -> None:
+def test_a_result_before_a_long_call_of_its_batch_is_not_held_up(pool: MakePool, tmp_path: Path) -> None:
     p = pool(1)
-    p.map(sleep_or_not, [0.0] * 200, 1)  # known to be short
-    results = [p.apply_async(sleep_or_not, (0.0,)) for _ in range(100)]
-    long_one = p.apply_async(sleep_or_not, (1.0,))
-    begin = time.monotonic()
-    for result in results:
-        result.get(10)
-    assert time.monotonic() - begin < 0.5
+    p.map(number_once, [(number, "") for number in range(200)], 1)  # known to be short
+    gate = tmp_path / "gate"
+    results = [p.apply_async(number_once, ((number, ""),)) for number in range(100)]
+    long_one = p.apply_async(number_once, ((100, str(gate)),))
+    assert [result.get(30) for result in results] == list(range(100))
     assert not long_one.ready()
-    long_one.get(10)
+    gate.touch()
+    assert long_one.get(30) == 100
 
 
 @pytest.mark.any_start_method
@@ -76,18 +70,17 @@ def test_results_of_a_batch_are_kept_when_a_later_call_of_it_is_killed(pool: Mak
 
 
 @pytest.mark.any_start_method
-@pytest.mark.alone
-def test_calls_behind_a_long_one_go_to_a_worker_that_comes_later(pool: MakePool) -> None:
+def test_calls_behind_a_long_one_go_to_a_worker_that_comes_later(pool: MakePool, tmp_path: Path) -> None:
     p = pool(2, min_processes=1)
-    p.map(sleep_or_not, [0.0] * 100, 1)
+    p.map(number_once, [(number, "") for number in range(100)], 1)
     until(lambda: len(p._engine.workers()) >= 1)
-    begin = time.monotonic()
-    long_one = p.apply_async(sleep_or_not, (2.0,))
-    short = [p.apply_async(sleep_or_not, (0.0,)) for _ in range(50)]
-    for result in short:
-        result.get(10)
-    assert time.monotonic() - begin < 1.5
-    long_one.get(10)
+    gate = tmp_path / "gate"
+    long_one = p.apply_async(number_once, ((100, str(gate)),))
+    short = [p.apply_async(number_once, ((number, ""),)) for number in range(50)]
+    assert [result.get(30) for result in short] == list(range(50))
+    assert not long_one.ready()
+    gate.touch()
+    assert long_one.get(30) == 100
 
 
 @pytest.mark.any_start_method
