@@ -104,16 +104,28 @@ def _pids() -> set[int]:
 
 def _processes_since(before: set[int]) -> Iterator[str]:
     multiprocessing.active_children()  # waits for those of the standard library's own that have ended
+    mark = f"{MARK}={os.environ[MARK]}".encode()
     for pid in _pids() - before:
         try:
+            environment = _environment(pid)
+            if environment and mark not in environment:
+                continue
             process = psutil.Process(pid)
             if process.status() == psutil.STATUS_ZOMBIE:
                 if process.ppid() == os.getpid():
                     yield f"process {pid}: it ended, and nobody waited for it"
-            elif process.environ().get(MARK) == os.environ[MARK] and not _may_stay(process):
+            elif environment and not _may_stay(process):
                 yield f"process {pid}: {' '.join(process.cmdline())[:200] or process.name()}"
-        except psutil.Error:
+        except (OSError, psutil.Error):
             continue  # it ended meanwhile, or belongs to somebody else
+
+
+def _environment(pid: int) -> list[bytes]:
+    """Nothing for one that has ended and waits to be waited for."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except ProcessLookupError:
+        return []
 
 
 def _may_stay(process: psutil.Process) -> bool:
