@@ -25,10 +25,13 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from tests.prepared import Prepared
 
 # A shell's background jobs ignore Ctrl-C, those of nohup a closed terminal, and every program that a test starts would
 # inherit that.
@@ -56,7 +59,7 @@ HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    help = "every start method for every test of the pool, and a Python of its own for every command of tests/cli"
+    help = "every start method for every test of the pool, and a Python of its own for every command"
     parser.addoption("--everything", action="store_true", help=help)
 
 
@@ -172,6 +175,22 @@ def _files_since(before: set[str], folder: Path) -> Iterator[str]:
     for name in sorted(set(os.listdir(folder)) - before):
         if "pooltable" in name:
             yield f"file {folder / name}"
+
+
+# ---- commands in processes that have their modules already
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Prepared | None]:
+    """None where each command shall have a Python of its own."""
+    if pytestconfig.getoption("everything"):
+        yield None
+        return
+    from tests.prepared import Prepared
+
+    prepared = Prepared(tmp_path_factory.mktemp("prepared"))
+    yield prepared
+    prepared.end()
 
 
 # ---- several tests at a time

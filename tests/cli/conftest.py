@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.prepared import FRESH, Prepared
+from tests.prepared import FRESH, Prepared
 
 APP = """
 import logging, os, sys, time
@@ -71,6 +71,9 @@ answer = 42
 """
 
 
+STREAMS = {"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+
 class Done(subprocess.CompletedProcess[str]):
     """A command that ended; `line` is the only line on stderr."""
 
@@ -112,23 +115,31 @@ class Folder:
         )
 
     def start(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
-        """Starts the command as a user's shell does."""
+        """Starts the command as a user's shell does, in a process that has the modules already where that can be."""
+        if not self._may_be_prepared:
+            return self.start_fresh(*arguments, **options)
+        assert self._prepared is not None
+        texts = [str(argument) for argument in arguments]
+        return self._prepared.start(texts, self.path, self._environment(), **{**STREAMS, **options})
+
+    def start_fresh(self, *arguments: object, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", "pooltable", *map(str, arguments)],
             cwd=self.path,
             env=self._environment(),
-            **{"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+            **{**STREAMS, **options},
         )
 
     def run(self, *arguments: object, stdin: str = "", seconds: float = 50) -> Done:
         """What became of the command: in a process of its own, which has the modules already where that can be."""
-        if self._prepared is None or any(name.startswith(FRESH) for name in self.environment):
+        if not self._may_be_prepared:
             return self.run_fresh(*arguments, stdin=stdin, seconds=seconds)
+        assert self._prepared is not None
         texts = [str(argument) for argument in arguments]
         return Done(texts, *self._prepared.run(texts, self.path, self._environment(), stdin, seconds))
 
     def run_fresh(self, *arguments: object, stdin: str = "", seconds: float = 50) -> Done:
-        process = self.start(*arguments)
+        process = self.start_fresh(*arguments)
         try:
             out, err = process.communicate(stdin, timeout=seconds)
         finally:
@@ -136,19 +147,13 @@ class Folder:
             process.wait()
         return Done(process.args, process.returncode, out, err)
 
+    @property
+    def _may_be_prepared(self) -> bool:
+        return self._prepared is not None and not any(name.startswith(FRESH) for name in self.environment)
+
     def _environment(self) -> dict[str, str]:
         ours = {name: value for name, value in os.environ.items() if not name.startswith("POOLTABLE_")}
         return {**ours, **self.environment}
-
-
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Prepared | None]:
-    if pytestconfig.getoption("everything"):
-        yield None
-        return
-    prepared = Prepared(tmp_path_factory.mktemp("prepared"))
-    yield prepared
-    prepared.end()
 
 
 @pytest.fixture

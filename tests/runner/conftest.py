@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.prepared import Prepared
 from tests.runner.missions import notes
 from tests.runner.videos import Service, Videos
 
@@ -19,12 +20,12 @@ def videos(tmp_path: Path, temporary_folder: Path) -> Videos:
 
 
 @pytest.fixture
-def service(videos: Videos) -> Iterator[Callable[..., Service]]:
+def service(videos: Videos, prepared: Prepared | None) -> Iterator[Callable[..., Service]]:
     """Start a run in a process of its own: `service("mission", "processes=2")`."""
     started: list[Service] = []
 
     def start(task: str, options: str = "processes=2") -> Service:
-        started.append(Service(videos, task, options))
+        started.append(Service(videos, task, options, prepared))
         return started[-1]
 
     yield start

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.prepared import Prepared
 from tests.runner.missions import notes
 
 ROOT = Path(__file__).parents[2]
@@ -70,10 +71,14 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     return found
 
 
+def start_fresh(arguments: list[str], folder: Path, environment: dict[str, str], **options: Any) -> Any:
+    return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, **options)
+
+
 class Service:
     """`run(...)` in a process of its own."""
 
-    def __init__(self, videos: Videos, task: str, options: str) -> None:
+    def __init__(self, videos: Videos, task: str, options: str, prepared: Prepared | None = None) -> None:
         self.videos = videos
         function = task if "." in task else f"m.{task}"
         script = (
@@ -81,6 +86,7 @@ class Service:
             "from pooltable import Pace, Retry, TaskTable, Workers, run\n"
             "from tests.runner import hostile, missions as m\n"
             "if __name__ == '__main__':\n"
+            "    sys.stdout.reconfigure(line_buffering=True)\n"
             f"    table = TaskTable({videos.url!r}, 'video', write=('caption',))\n"
             f"    summary = run({function}, table, {options})\n"
             "    print(summary, flush=True)\n"
@@ -89,12 +95,10 @@ class Service:
         self.script = videos.folder / f"service{time.monotonic_ns()}.py"
         self.script.write_text(script)
         self.out = open(videos.folder / "service.out", "ab")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", str(self.script)],
-            stdout=self.out,
-            stderr=self.out,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        start = prepared.start if prepared else start_fresh
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+        self.process = start(
+            [str(self.script)], ROOT, environment, stdout=self.out, stderr=self.out, start_new_session=True
         )
 
     def signal(self, number: int) -> None:

@@ -1,8 +1,12 @@
-"""Runs `pooltable` in a fork of a process that has its modules already: imports take most of a command's time.
+"""Runs `pooltable`, or a script, in a fork of a process that has its modules already: imports take most of its time.
 
     test                          prepared process                command's process
     Prepared.run --- socket -->   accept, fork   -------------->  folder, environment, standard files; then what
     pid, exit code  <-----------  waits in a fork of its own      `python -m pooltable` does
+
+`Prepared.start` is for a command that goes on while the test looks at it: what it returns is used like a Popen.
+
+Arguments that begin with a path of a script run that one instead.
 
 The prepared process has no threads, ran nothing and reads only the socket. The command's process ends as every Python
 program does. Only what Python itself reads when it starts cannot be set for it: tests of that start a fresh process.
@@ -15,6 +19,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -22,8 +27,6 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from pooltable.cli.app import invoke
 
 FRESH = ("PYTHON", "LC_", "LANG", "_POOLTABLE_COMPLETE")  # variables that Python, or Typer at its import, reads once
 
@@ -33,7 +36,7 @@ class Prepared:
 
     def __init__(self, folder: Path) -> None:
         self._address = str(folder / "prepared")
-        command = [sys.executable, "-m", "tests.cli.prepared", self._address]
+        command = [sys.executable, "-m", "tests.prepared", self._address]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"ready\n"
@@ -42,7 +45,6 @@ class Prepared:
         self, arguments: list[str], folder: Path, environment: dict[str, str], stdin: str, seconds: float
     ) -> tuple[int, str, str]:
         """Its exit code as `subprocess` tells it, and both outputs."""
-        request = json.dumps([arguments, str(folder), environment]).encode()
         with (
             tempfile.TemporaryFile() as source,
             tempfile.TemporaryFile() as out,
@@ -52,9 +54,8 @@ class Prepared:
             source.write(stdin.encode())
             source.seek(0)
             connection.settimeout(seconds)
-            connection.connect(self._address)
-            socket.send_fds(connection, [b"%08d" % len(request)], [file.fileno() for file in (source, out, err)])
-            connection.sendall(request)
+            files = [file.fileno() for file in (source, out, err)]
+            self.ask(connection, files, arguments, folder, environment)
             with connection.makefile("rb") as answers:
                 pid = int(answers.readline())
                 try:
@@ -67,11 +68,62 @@ class Prepared:
                     raise subprocess.TimeoutExpired(arguments, seconds, _text(out), _text(err)) from None
             return os.waitstatus_to_exitcode(int(status)), _text(out), _text(err)
 
+    def ask(
+        self, connection: socket.socket, files: list[int], arguments: list[str], folder: Path, *rest: object
+    ) -> None:
+        """Have a command run with these standard files; its pid and, once it ended, its status are answered."""
+        request = json.dumps([arguments, str(folder), *rest]).encode()
+        connection.connect(self._address)
+        socket.send_fds(connection, [b"%08d" % len(request)], files)
+        connection.sendall(request)
+
+    def start(self, arguments: list[str], folder: Path, environment: dict[str, str], **options: Any) -> Started:
+        return Started(self, arguments, cwd=folder, env=environment, **options)
+
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+class Started(subprocess.Popen[Any]):
+    """A process that is no child of the test: who it is, and how it ended, is read from the socket."""
+
+    def __init__(self, prepared: Prepared, arguments: list[str], *, start_new_session: bool = False, **options: Any):
+        self._prepared = prepared
+        self._in_new_session = start_new_session
+        super().__init__(arguments, **options)
+
+    def _execute_child(self, arguments: list[str], *options: Any) -> None:
+        _, _, _, _, cwd, env, _, _, _, *files = options[:15]
+        self._connection = socket.socket(socket.AF_UNIX)
+        ours = [own if file == -1 else file for own, file in enumerate((files[0], files[3], files[5]))]
+        self._prepared.ask(self._connection, ours, arguments, cwd, env, self._in_new_session)
+        self._answers = self._connection.makefile("rb")
+        self.pid = int(self._answers.readline())
+        self._child_created = True
+        self._close_pipe_fds(*files)
+
+    def _internal_poll(self, _deadstate: int | None = None) -> int | None:
+        if self.returncode is None and self._waitpid_lock.acquire(False):
+            try:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid:
+                    self._handle_exitstatus(status)
+            finally:
+                self._waitpid_lock.release()
+        return self.returncode
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
+        if self.returncode is None:
+            if flags & os.WNOHANG and not select.select([self._connection], [], [], 0)[0]:
+                return 0, 0
+            status = int(self._answers.readline())
+            self._answers.close()
+            self._connection.close()
+            return self.pid, status
+        return self.pid, 0
 
 
 def _text(file: Any) -> str:
@@ -82,6 +134,8 @@ def _text(file: Any) -> str:
 
 def import_what_commands_import() -> None:
     """Without running one here: a fork tells what it has imported in the end."""
+    from pooltable.cli.app import invoke
+
     for name in ("sqlalchemy.dialects.sqlite", "pooltable.table.sqlite", "pooltable.runner"):
         importlib.import_module(name)
     with tempfile.TemporaryFile("w+") as names:
@@ -116,7 +170,7 @@ def serve(address: str) -> None:
             connection.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, files, _, _ = socket.recv_fds(connection, 8, 3)
-    arguments, folder, environment = json.loads(connection.recv(int(length), socket.MSG_WAITALL))
+    arguments, folder, environment, *in_new_session = json.loads(connection.recv(int(length), socket.MSG_WAITALL))
     command = os.fork()
     if command:
         connection.sendall(b"%d\n" % command)
@@ -127,6 +181,9 @@ def serve(address: str) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
+    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]  # as Python starts with it
+    if any(in_new_session):
+        os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -136,4 +193,8 @@ def serve(address: str) -> None:
 
 if __name__ == "__main__":
     serve(sys.argv[1])
-    runpy.run_module("pooltable", run_name="__main__", alter_sys=True)
+    if sys.argv[1:] and sys.argv[1].endswith(".py"):
+        del sys.argv[0]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module("pooltable", run_name="__main__", alter_sys=True)
