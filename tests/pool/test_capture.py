@@ -403,6 +403,33 @@ def test_what_is_written_while_the_reader_is_busy_with_a_flood_is_shown_and_kept
     assert on_disk(folder) < captured.TRIM + capture.SIZE + block
 
 
+def test_a_row_that_ends_while_its_file_is_emptied_keeps_its_last_words(
+    start: Start, reader: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start(f"""
+        begin((1,), 1)
+        os.write(1, (b"x" * 1023 + b"\\n") * {capture.TRIM // 1024 + 1})
+        print("the end", flush=True)
+        wait_for_a_line()
+        end()
+        begin((2,), 1); print("the next row"); end()
+    """)
+    output = folder / f"3-{worker.pid}.out"
+    wait_until(lambda: output.exists() and output.stat().st_size == capture.TRIM + 1024 + len("the end\n"), 50)
+    ftruncate = os.ftruncate
+
+    def slow_ftruncate(fd: int, size: int) -> None:
+        ftruncate(fd, size)
+        worker.go()
+        time.sleep(0.2)  # the worker comes to its end meanwhile, and has to wait
+
+    monkeypatch.setattr(os, "ftruncate", slow_ftruncate)
+    reader.poll()
+    assert worker.ended() == 0
+    assert reader.log_of(worker.pid, (1,), 1).endswith("x\nthe end\n")
+    assert reader.log_of(worker.pid, (2,), 1) == "the next row\n"
+
+
 def test_prints_that_nobody_reads_stop_growing_by_themselves(start: Start, folder: Path) -> None:
     worker = start("""
         text = "y" * (1 << 20)

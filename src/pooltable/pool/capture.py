@@ -137,12 +137,14 @@ class _Appended:
 
     def offset(self) -> int:
         """How much was ever written to the file."""
-        for _ in range(20):
+        for _ in range(1000):
             before = self._words[self._generation]
             found = self._stat()
             offset = int(self._words[self._generation + 1]) + (found.st_size if found else 0)
             if before == self._words[self._generation] and not before & 1:
                 break
+            # The reader empties the file, which takes milliseconds; it may also have died in the middle of that.
+            time.sleep(0.001)
         return offset
 
     def append(self, data: Any) -> None:
