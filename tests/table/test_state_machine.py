@@ -255,6 +255,7 @@ def folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.timeout(180)
 def test_the_verbs_in_every_order_on_sqlite(folder):
     place = sqlite_place(folder)
     try:
