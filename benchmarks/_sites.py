@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from tests.on_servers.sturdy import SturdyMariaDB, SturdyPostgreSQL
 from tests.servers import Missing, Server, running
 
 PATIENCE = 150.0  # seconds, for one measurement
+NOW = {"SQLite": "unixepoch()", "PostgreSQL": "now()", "MariaDB": "utc_timestamp(6)"}
 
 
 class SyncedPostgreSQL(SturdyPostgreSQL):
@@ -81,8 +83,22 @@ class Site:
         table = TaskTable(self.url, "video")
         table.prepare()
         table.create_index()
-        self._enter(done, "done", 0, "NULL")
+        self._remember(done)
         return table
+
+    def _remember(self, done: int) -> None:
+        """The claims of the first so many rows, by hundreds, as a run would have left them."""
+        now = NOW[self.name]
+        claims = []
+        for at in range(1, done + 1, 100):
+            keys = list(range(at, min(at + 100, done + 1)))
+            size, listed = len(keys), json.dumps(keys, separators=(",", ":"))
+            claims.append(f"('nobody', {at}, 1, 0, {now}, {now}, {size}, 0, '{listed}', '{'d' * size}')")
+        columns = "runner_id, no, turn, changed, claimed_at, closed_at, size, left_open, row_keys, ended"
+        with self.connection() as run:
+            for at in range(0, len(claims), 500):
+                run(f"INSERT INTO pooltable_video_claims ({columns}) VALUES {', '.join(claims[at : at + 500])}")
+            self._analyze(run, "pooltable_video_claims")
 
     def put_off(self, rows: int) -> None:
         """The first so many rows have failed once and wait for their next try, for longer than anything here takes."""
@@ -91,21 +107,18 @@ class Site:
             "PostgreSQL": "now() + interval '10 hours'",
             "MariaDB": "utc_timestamp(6) + interval 10 hour",
         }[self.name]
-        self._enter(rows, "retry", 1, later)
-
-    def _enter(self, rows: int, ended: str, fails: int, not_before: str) -> None:
-        """Entries of the first so many rows, as a run would have left them."""
-        if not rows:
-            return
-        now = {"SQLite": "unixepoch()", "PostgreSQL": "now()", "MariaDB": "utc_timestamp(6)"}[self.name]
+        now = NOW[self.name]
         with self.connection() as run:
             run(
-                "INSERT INTO pooltable_video (id, runner_id, claim_no, attempt, round, ended, fails, lost, rescued,"
-                f" claimed_at, finished_at, not_before) SELECT id, 'nobody', id, 1, 'nobody', '{ended}', {fails}, 0, 0,"
-                f" {now}, {now}, {not_before} FROM video WHERE id <= {rows}"
+                "INSERT INTO pooltable_video_entry (id, runner_id, claim_no, attempt, round, ended, fails, lost,"
+                " rescued, claimed_at, finished_at, not_before) SELECT id, 'nobody', id, 1, 'nobody', 'retry', 1, 0, 0,"
+                f" {now}, {now}, {later} FROM video WHERE id <= {rows}"
             )
-            if self.server is not None:
-                run("ANALYZE pooltable_video" if self.name == "PostgreSQL" else "ANALYZE TABLE pooltable_video")
+            self._analyze(run, "pooltable_video_entry")
+
+    def _analyze(self, run: Callable[[str], Any], table: str) -> None:
+        if self.server is not None:
+            run(f"ANALYZE {table}" if self.name == "PostgreSQL" else f"ANALYZE TABLE {table}")
 
     def insert(self, key: int, kind: str) -> None:
         with self.connection() as run:

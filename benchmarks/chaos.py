@@ -235,7 +235,7 @@ class Chaos:
         if not self._wait(lambda: not any(map(_lives, workers)), 5.0):
             verdict.wrong.append(f"workers outlived their runners: {[pid for pid in workers if _lives(pid)]}")
         verdict.rows = self.last_key
-        verdict.claims = int(site.place.value("SELECT coalesce(sum(attempt), 0) FROM pooltable_video"))
+        verdict.claims = int(site.place.value("SELECT coalesce(sum(size), 0) FROM pooltable_video_claims"))
 
     @staticmethod
     def _wait(condition: Callable[[], bool], seconds: float) -> bool:

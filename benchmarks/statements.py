@@ -34,7 +34,13 @@ def fill(url: str, rows: int, index: bool) -> TaskTable:
         sa.Column("status", sa.String(20)),
     )
     with engine.begin() as connection:
-        for name in ("pooltable_benchmark", "pooltable_runner", "pooltable_job", "benchmark"):
+        for name in (
+            "pooltable_benchmark_claims",
+            "pooltable_benchmark_entry",
+            "pooltable_runner",
+            "pooltable_job",
+            "benchmark",
+        ):
             connection.execute(sa.text(f"DROP TABLE IF EXISTS {name}"))
         metadata.create_all(connection)
         for start in range(0, rows, 10_000):

@@ -52,7 +52,7 @@ def test_a_role_without_rights_is_told_what_to_do_before_anything_is_claimed(fol
     assert (code, "pooltable init --print" in line) == (4, True), line
     place.table("video").prepare()
     role = "guest" if place.kind == "postgresql" else "guest@localhost"
-    for name in ("job", "runner", "video"):
+    for name in ("job", "runner", "video_claims", "video_entry"):
         place.script(f"GRANT SELECT, INSERT, UPDATE, DELETE ON pooltable_{name} TO {role}")
     place.script(f"GRANT UPDATE (status) ON video TO {role}")
     code, line = refused(folder, place, *run)

@@ -33,7 +33,7 @@ def test_init_makes_the_side_tables_and_writes_the_settings_down(folder: Any) ->
         "table": "host",
         "write": ["caption"],
     }
-    assert len(folder.sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'pooltable%'")) == 3
+    assert len(folder.sql("SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'pooltable%'")) == 4
     assert folder.run("run", "app:mission").returncode == 0
 
 

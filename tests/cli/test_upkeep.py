@@ -65,16 +65,20 @@ def test_doctor_does_not_wait_for_a_database_that_never_answers(hosts: Any, monk
         silent.set()
 
 
-def test_prune_forgets_rows_that_finished_long_ago_or_are_gone(hosts: Any) -> None:
-    hosts.run("run", "app:picky", "--quiet")
-    assert hosts.run("prune").stdout == "removed 0 entries older than 30d, 0 of rows that are gone, 0 runners\n"
-    hosts.sql("UPDATE pooltable_host SET finished_at = finished_at - 2 * 86400 WHERE id < 3")
+def test_prune_forgets_claims_and_rows_that_finished_long_ago_or_are_gone(hosts: Any) -> None:
+    hosts.run("run", "app:picky", "--quiet", "-p", "1")
+    (said,) = hosts.run("prune").stdout.splitlines()
+    assert said == "removed 0 claims and 0 entries older than 30d, 0 of rows that are gone, 0 runners"
+    hosts.sql("UPDATE pooltable_host_entry SET finished_at = finished_at - 2 * 86400 WHERE id < 3")
+    hosts.sql("UPDATE pooltable_host_claims SET closed_at = closed_at - 2 * 86400")
+    ((claims,),) = hosts.sql("SELECT count(*) FROM pooltable_host_claims")
     hosts.sql("DELETE FROM host WHERE id = 4")
     dry = hosts.run("prune", "--older-than", "1d", "--dry-run")
-    assert dry.stdout == "would remove 2 entries older than 1d, 1 of rows that are gone, 0 runners\n"
+    wanted = f"{claims - 1} claim{'s' if claims != 2 else ''} and 1 entry older than 1d, 1 of rows that are gone"
+    assert dry.stdout == f"would remove {wanted}, 0 runners\n"
     done = hosts.run("prune", "--older-than", "36h", "--json")
-    assert json.loads(done.stdout) == {"old": 2, "gone": 1, "runners": 0, "dry_run": False}
-    assert hosts.sql("SELECT id FROM pooltable_host") == [(3,)]
+    assert json.loads(done.stdout) == {"old": 1, "gone": 1, "runners": 0, "claims": claims - 1, "dry_run": False}
+    assert hosts.sql("SELECT id FROM pooltable_host_entry") == []
     assert status(hosts)["total"] == 3
 
 

@@ -108,10 +108,10 @@ def runs(process):
 
 
 def check(file, count):
-    """Every row has ended: one FAILED, the others DONE with their captions, and no entry is open."""
+    """Every row has ended: one FAILED, the others DONE with their captions, and no claim is open."""
     rows = dict(ask(file, "SELECT id, status FROM video"))
     assert rows == {number: "FAILED" if number == clips.BROKEN else "DONE" for number in range(1, count + 1)}
-    assert ask(file, "SELECT count(*) FROM pooltable_video WHERE ended IS NULL") == [(0,)]
+    assert ask(file, "SELECT count(*) FROM pooltable_video_claims WHERE closed_at IS NULL") == [(0,)]
 
 
 def test_the_demonstration_says_what_became_of_every_row(start, tmp_path):
@@ -126,7 +126,9 @@ def test_the_demonstration_says_what_became_of_every_row(start, tmp_path):
     assert demo.printed.startswith("nothing was lost: all 12 rows ended, 11 DONE and 1 FAILED; one worker was killed")
     assert re.search(r"\d\.\d times as fast as one process", demo.printed)
     assert "NOT OK" not in demo.printed
-    assert ask(folder / "videos.db", f"SELECT attempt, lost FROM pooltable_video WHERE id = {accident.ROW}") == [(2, 1)]
+    assert ask(folder / "videos.db", f"SELECT attempt, lost FROM pooltable_video_entry WHERE id = {accident.ROW}") == [
+        (2, 1)
+    ]
 
     again = start("--clips", 12, "--folder", folder)
     assert again.wait() == 0, again.said + again.printed
@@ -147,7 +149,7 @@ def test_a_demonstration_killed_in_the_middle_goes_on_at_once(start, tmp_path):
     check(file, 12)
     assert not any(map(runs, orphans))
     # Nothing was run again but what ran when it was killed: the rows that two workers held, at most one more for each.
-    attempts = dict(ask(file, "SELECT id, attempt FROM pooltable_video"))
+    attempts = dict(ask(file, "SELECT id, attempt FROM pooltable_video_entry"))
     assert sum(attempt - 1 for number, attempt in attempts.items() if number != accident.ROW) <= 4
 
 

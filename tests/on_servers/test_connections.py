@@ -59,7 +59,7 @@ def test_a_connection_cut_while_a_runner_registers_itself(site: Site, proxy: Pro
     site.check()
 
 
-@pytest.mark.parametrize("words", [b"pooltable_video", b"UPDATE", b"INSERT"])
+@pytest.mark.parametrize("words", [b"pooltable_video_claims", b"UPDATE", b"INSERT"])
 def test_a_connection_cut_in_the_middle_of_a_transaction_writes_everything_once(
     site: Site, proxy: Proxy, words: bytes
 ) -> None:
@@ -165,5 +165,5 @@ def test_a_runner_behind_a_silent_connection_loses_its_rows_to_one_that_is_not(
     other.signal(signal.SIGTERM)
     assert other.ends_with() == 0
     assert not cut_off.events("RowsFinished")
-    assert site.place.sql("SELECT DISTINCT attempt, ended FROM pooltable_video") == [(2, "done")]
+    assert site.place.sql("SELECT DISTINCT attempt, ended FROM pooltable_video_entry") == [(2, "done")]
     site.check()

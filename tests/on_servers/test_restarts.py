@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections import Counter
 from functools import partial
@@ -195,13 +196,27 @@ def test_a_server_that_becomes_read_only_ends_the_run_with_one_message(site: Sit
     site.check()
 
 
+def forget_the_end(site: Site, key: int) -> None:
+    """The claim that took the row holds it again, as before its last end was written."""
+    for number, keys, ended in site.place.sql("SELECT number, row_keys, ended FROM pooltable_video_claims"):
+        if key in (listed := json.loads(keys)):
+            letters = "".join("h" if one == key else letter for one, letter in zip(listed, ended, strict=True))
+            site.place.sql(
+                "UPDATE pooltable_video_claims SET ended = :letters, left_open = :left, closed_at = NULL WHERE"
+                " number = :number",
+                letters=letters,
+                left=letters.count("h"),
+                number=number,
+            )
+
+
 def test_an_end_that_the_server_forgot_is_run_again(site: Site) -> None:
     """As after a fail-over to a replica that was behind: what was committed is not there."""
     site.fill(6, audit=False)
     running = site.start(pace={"lease": 2}, seconds=0.3)
     wait_until(lambda: site.done() >= 2, about=running)
     key = site.place.value("SELECT min(id) FROM video WHERE status = 'DONE'")
-    site.place.sql(f"UPDATE pooltable_video SET ended = NULL, finished_at = NULL WHERE id = {key}")
+    forget_the_end(site, key)
     site.place.sql(f"UPDATE video SET status = 'DOING', caption = NULL WHERE id = {key}")
     assert running.ends_with() == 0, running.story()
     assert site.statuses() == {"DONE": 6}
@@ -212,10 +227,10 @@ def test_a_claim_that_the_server_forgot_is_made_again(site: Site) -> None:
     site.fill(6, audit=False)
     site.close_gate()
     running = site.start()
-    key = wait_until(site.running_tasks, about=running)[0]
-    site.place.sql(f"DELETE FROM pooltable_video WHERE id = {key}")
-    site.place.sql(f"UPDATE video SET status = 'PENDING' WHERE id = {key}")
+    held = wait_until(site.running_tasks, about=running)
+    site.place.sql("DELETE FROM pooltable_video_claims WHERE closed_at IS NULL")
+    site.place.sql("UPDATE video SET status = 'PENDING' WHERE status = 'DOING'")
     site.open_gate()
     assert running.ends_with() == 0
     assert site.statuses() == {"DONE": 6}
-    assert sum(started == key for started, _ in site.starts()) == 2
+    assert all(sum(started == key for started, _ in site.starts()) == 2 for key in held)

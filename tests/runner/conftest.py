@@ -37,11 +37,10 @@ def service(videos: Videos, prepared: Prepared | None) -> Iterator[Callable[...,
 def invariants(videos: Videos) -> Iterator[None]:
     """After every test: each row in one state, no row in work, and the attempts add up."""
     yield
-    if not videos.sql("SELECT 1 FROM sqlite_master WHERE name='pooltable_video'"):
+    if not videos.sql("SELECT 1 FROM sqlite_master WHERE name='pooltable_video_claims'"):
         return
     wrong = videos.sql(
-        """SELECT v.id, v.status, e.ended, e.attempt FROM video v LEFT JOIN pooltable_video e ON e.id = v.id
-           WHERE e.ended IS NULL AND e.id IS NOT NULL AND NOT EXISTS (
-             SELECT 1 FROM pooltable_runner r WHERE r.id = e.runner_id AND r.stopped_at IS NULL)"""
+        """SELECT number, row_keys, ended FROM pooltable_video_claims c WHERE closed_at IS NULL AND NOT EXISTS (
+             SELECT 1 FROM pooltable_runner r WHERE r.id = c.runner_id AND r.stopped_at IS NULL)"""
     )
-    assert not wrong, f"open entries without a live runner: {wrong}"
+    assert not wrong, f"open claims without a live runner: {wrong}"

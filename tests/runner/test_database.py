@@ -70,7 +70,7 @@ def test_a_database_that_goes_away_at_any_verb_costs_no_row_anything(videos, bro
     summary = run(missions.by_content, table(videos), processes=0, retry=Retry(fails=2, pause=0.01), listeners=[])
     assert calls["count"] >= number, "so many verbs are not called: shorten the range"
     assert (summary.done, summary.failed, summary.left, summary.exit_code) == (4, 0, 0, 0)
-    assert videos.sql("SELECT attempt FROM pooltable_video ORDER BY id") == [(1,), (2,), (1,), (1,)]
+    assert videos.attempts() == [1, 2, 1, 1]
     assert len(videos.notes()) == 5
 
 
@@ -101,7 +101,7 @@ def test_a_claim_whose_answer_was_lost_is_run_even_if_there_is_no_room_when_it_i
     summary = run(missions.gated, table(videos), processes=2)
     opener.join()
     assert (summary.done, summary.left) == (2, 0)
-    assert videos.sql("SELECT attempt FROM pooltable_video") == [(1,), (1,)]
+    assert videos.attempts() == [1, 1]
 
 
 def test_when_claims_are_refused_what_has_ended_is_written_all_the_same(videos):
@@ -141,7 +141,7 @@ def test_a_column_that_is_dropped_ends_the_run_and_costs_no_row_anything(videos)
     with pytest.raises(DatabaseError, match="content"):
         run(missions.by_content, job, processes=1)
     assert videos.statuses() == {"PENDING": 3}
-    assert videos.sql("SELECT sum(fails + lost) FROM pooltable_video") in ([(0,)], [(None,)])
+    assert videos.sql("SELECT sum(fails + lost) FROM pooltable_video_entry") in ([(0,)], [(None,)])
     videos.sql("ALTER TABLE video RENAME COLUMN renamed TO content")
 
 
@@ -158,7 +158,7 @@ def test_a_row_that_is_deleted_between_its_claim_and_its_read_vanishes(videos, m
     summary = run(missions.by_content, table(videos), processes=0, listeners=[seen.append])
     assert summary.done == 1
     assert [event.why for event in seen if isinstance(event, events.RowNotWritten)] == ["vanished"]
-    assert videos.open_entries() == 0
+    assert videos.held() == 0
 
 
 def test_rows_that_turn_out_large_are_read_a_few_at_a_time(videos, monkeypatch):
@@ -257,7 +257,7 @@ def test_a_file_that_is_moved_away_is_waited_for_and_found_again(videos):
     mover.join()
     assert (summary.done, summary.exit_code) == (2, 0)
     assert {"DatabaseAway", "DatabaseBack"} <= set(seen)
-    assert videos.sql("SELECT attempt FROM pooltable_video") == [(1,), (1,)]
+    assert videos.attempts() == [1, 1]
 
 
 def test_a_file_that_has_gone_for_good_ends_the_run_with_exit_code_4(videos):
@@ -309,7 +309,9 @@ def test_an_end_that_the_database_forgot_is_told_and_its_row_run_again(videos):
 
     def forget():
         wait_until(lambda: videos.statuses() == {"DONE": 1, "DOING": 1})
-        videos.sql("UPDATE pooltable_video SET ended = NULL, finished_at = NULL WHERE id = 1")
+        videos.sql(
+            "UPDATE pooltable_video_claims SET ended = replace(ended, 'd', 'h'), left_open = size, closed_at = NULL"
+        )
         videos.sql("UPDATE video SET status = 'DOING', content = ? WHERE id = 1", str(gate))
         wait_until(lambda: any(isinstance(event, events.EndsForgotten) for event in seen))
         gate.touch()
@@ -322,7 +324,7 @@ def test_an_end_that_the_database_forgot_is_told_and_its_row_run_again(videos):
     forgetter.join()
     assert [event for event in seen if isinstance(event, events.EndsForgotten)] == [events.EndsForgotten(1, 0)]
     assert videos.statuses() == {"DONE": 2}
-    assert videos.sql("SELECT attempt, rescued FROM pooltable_video ORDER BY id") == [(2, 1), (1, 0)]
+    assert [(entry["attempt"], entry["rescued"]) for entry in map(videos.entry, (1, 2))] == [(2, 1), (1, 0)]
     assert summary.exit_code == 0
 
 

@@ -64,7 +64,7 @@ def test_an_initializer_that_raises_there_ends_the_run_and_costs_no_row_anything
         run(missions.by_content, table(videos), executor=executor, initializer=missions.broken_initializer)
     assert caught.value.exit_code == 5
     assert videos.statuses() == {"PENDING": 5}
-    assert videos.sql("SELECT sum(fails + lost) FROM pooltable_video") == [(0,)]
+    assert videos.sql("SELECT sum(fails + lost) FROM pooltable_video_entry") in ([(0,)], [(None,)])
 
 
 def test_rows_that_wait_in_an_executor_when_a_run_breaks_off_are_never_run(videos):
@@ -79,7 +79,7 @@ def test_rows_that_wait_in_an_executor_when_a_run_breaks_off_are_never_run(video
             pace=Pace(lease=1.5, grace=0.2),  # the next beat finds that the table is gone
             listeners=[
                 lambda event: (
-                    videos.sql("ALTER TABLE pooltable_video RENAME TO gone")
+                    videos.sql("ALTER TABLE pooltable_video_claims RENAME TO gone")
                     if isinstance(event, events.RowsClaimed)
                     else None
                 )
@@ -99,9 +99,9 @@ def test_rows_that_wait_in_an_executor_when_a_run_breaks_off_are_never_run(video
         thread.join(30)
         assert caught
         gate.touch()
-    videos.sql("ALTER TABLE gone RENAME TO pooltable_video")
+    videos.sql("ALTER TABLE gone RENAME TO pooltable_video_claims")
     videos.sql("UPDATE video SET status='PENDING'")
-    videos.sql("DELETE FROM pooltable_video")
+    videos.sql("DELETE FROM pooltable_video_claims")
     assert len([line for line in videos.notes() if line.startswith("start")]) == 1
 
 
@@ -109,4 +109,4 @@ def test_seconds_are_those_of_the_row_and_not_of_its_wait_in_the_executor(videos
     videos.add(*["sleep:0.1"] * 6)
     with ThreadPoolExecutor(1) as executor:
         run(missions.by_content, table(videos), executor=executor, processes=6)
-    assert max(seconds for (seconds,) in videos.sql("SELECT seconds FROM pooltable_video")) < 0.25
+    assert max(videos.entry(key)["seconds"] for key in range(1, 7)) < 0.25

@@ -125,7 +125,7 @@ def test_a_result_that_cannot_be_rebuilt_for_its_callback_fails_its_row_with_the
     )
     assert (summary.done, summary.failed, seen) == (1, 2, ["fine"])
     assert "cannot be given to the callback: KeyboardInterrupt: not by any person" in videos.entry(1)["error"]
-    assert videos.entry(2)["error_kind"] == "TimeLimitExceeded"
+    assert videos.entry(2)["kind"] == "TimeLimitExceeded"
 
 
 def test_an_error_callback_gets_a_remote_error_where_the_error_itself_cannot_be_rebuilt(videos):

@@ -83,7 +83,7 @@ def test_a_task_that_raises_fails_its_row_alone_with_the_traceback(videos):
     assert (summary.done, summary.failed, summary.exit_code) == (2, 1, 1)
     assert summary.failures == {"ValueError": 1}
     entry = videos.entry(2)
-    assert entry["error_kind"] == "ValueError"
+    assert entry["kind"] == "ValueError"
     assert "as the row says" in entry["error"]
     assert "missions.py" in entry["error"]
 
@@ -200,7 +200,7 @@ def test_an_initializer_that_raises_ends_the_run_with_its_traceback_and_every_ro
     assert caught.value.exit_code == 5
     assert caught.value.summary.exit_code == 5
     assert videos.statuses() == {"PENDING": 3}
-    assert videos.sql("SELECT count(*) FROM pooltable_video") == [(0,)]
+    assert videos.sql("SELECT count(*) FROM pooltable_video_claims") == [(0,)]
 
 
 def test_an_initializer_that_raises_in_this_process_does_the_same(videos):
@@ -306,7 +306,7 @@ def test_the_first_value_with_nowhere_to_go_ends_the_run_and_its_row_is_pending_
         run(task, table(videos, write=()), processes=processes, batch=batch)
     assert (caught.value.exit_code, caught.value.summary.exit_code, caught.value.table) == (2, 2, "video")
     assert videos.statuses() == {"PENDING": 5}
-    assert videos.sql("SELECT sum(fails + lost + rescued) FROM pooltable_video") == [(0,)]
+    assert videos.sql("SELECT sum(fails + lost + rescued) FROM pooltable_video_entry") == [(0,)]
 
 
 def test_values_are_dropped_where_that_is_said(videos):

@@ -1,4 +1,5 @@
-"""A table of videos in a SQLite file, looked at with nothing but sqlite3, and a run over it in a process of its own."""
+"""A table of videos in a SQLite file, looked at with nothing but sqlite3, and what is remembered of its
+rows; and a run over it in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,9 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pooltable import TaskTable
 from tests.prepared import Prepared
 from tests.runner.missions import notes
 
@@ -50,12 +53,16 @@ class Videos:
         return str(self.sql("SELECT status FROM video WHERE id=?", key)[0][0])
 
     def entry(self, key: int) -> dict[str, Any]:
-        names = [column[1] for column in self.sql("PRAGMA table_info(pooltable_video)")]
-        found = self.sql("SELECT * FROM pooltable_video WHERE id=?", key)
-        return dict(zip(names, found[0], strict=True)) if found else {}
+        found = TaskTable(self.url, "video").entry(key)
+        return {} if found is None else asdict(found)
 
-    def open_entries(self) -> int:
-        return int(self.sql("SELECT count(*) FROM pooltable_video WHERE ended IS NULL")[0][0])
+    def attempts(self) -> list[int]:
+        """The attempt of each row, in the order of keys."""
+        return [self.entry(key)["attempt"] for (key,) in self.sql("SELECT id FROM video ORDER BY id")]
+
+    def held(self) -> int:
+        """How many rows claims hold."""
+        return int(self.sql("SELECT coalesce(sum(left_open), 0) FROM pooltable_video_claims")[0][0])
 
     def notes(self) -> list[str]:
         """What tasks have noted; its lines are whole, whoever writes."""

@@ -47,18 +47,24 @@ def _check(table: TaskTable, claims: Counter[tuple[Any, ...]] | None, foreign_do
         return
     living = f"SELECT id FROM {s.names.runners} WHERE stopped_at IS NULL"
     ((held,),) = table._reading(
-        lambda c: c.all(f"SELECT count(*) FROM {s.e} WHERE ended IS NULL AND runner_id NOT IN ({living})")
+        lambda c: c.all(f"SELECT count(*) FROM {s.r} WHERE closed_at IS NULL AND runner_id NOT IN ({living})")
     )
-    assert held == 0, f"{held} open entries without a runner"
+    assert held == 0, f"{held} open claims without a runner"
+    for opened, ended, left_open, size in table._reading(
+        lambda c: c.all(f"SELECT closed_at IS NULL, ended, left_open, size FROM {s.r}")
+    ):
+        assert (left_open, size) == (ended.count("h"), len(ended)), "a record does not count its own letters"
+        assert bool(opened) == (left_open > 0), "a claim is open exactly while it holds a row's place"
     facts = "attempt, ended, not_before, fails, lost, rescued"
     found = table._reading(lambda c: c.all(f"SELECT {s.entry_keys}, {facts} FROM {s.e}"))
     entries = {row[: s.width]: row[s.width :] for row in found}
-    assert table.look().foreign_doing == foreign_doing, "DOING rows without an open entry"
+    assert table.look().foreign_doing == foreign_doing, "DOING rows that no claim lists"
     for key, (attempt, ended, not_before, fails, lost, rescued) in entries.items():
         assert attempt >= 1
         assert min(fails, lost, rescued) >= 0
         if claims is not None:
-            assert attempt == claims[key], f"row {key}: attempt {attempt}, but {claims[key]} claims"
+            # Fewer where the row was given back before it was started, or began afresh.
+            assert attempt <= claims[key], f"row {key}: attempt {attempt}, but {claims[key]} claims"
         if not_before is not None:
             assert ended in ("retry", "later"), f"row {key}: under back-off, and ended {ended!r}"
     for key in list(entries)[:20]:

@@ -122,7 +122,7 @@ class Place:
         """The lease ran out, as if its runner had not beaten for long."""
         self.shift(seconds, "expires_at", where=f"id = '{lease.id}'")
 
-    def due_now(self, table: str = "pooltable_video") -> None:
+    def due_now(self, table: str = "pooltable_video_entry") -> None:
         """Every back-off is over."""
         self.shift(10_000, "not_before", table=table, where="not_before IS NOT NULL")
 

@@ -75,7 +75,7 @@ def test_failures_are_listed_newest_first_by_kind_and_by_run(place):
     first, second = one.claim(2)
     one.finish([Finish(first, GiveUp("OSError", "disk", "", "fails"))])
     one.finish([Finish(second, GiveUp("ValueError", "bad", "", "fails"))])
-    place.shift(5, "finished_at", table="pooltable_video", where="finished_at IS NOT NULL")
+    place.shift(5, "finished_at", table="pooltable_video_entry", where="finished_at IS NOT NULL")
     two.finish([Finish(claim, GiveUp("ValueError", "bad", "", "fails")) for claim in two.claim(2)])
     assert {entry.key for entry in table.failures()[:2]} == {(3,), (4,)}
     assert [entry.key for entry in table.failures(kind="OSError")] == [(1,)]

@@ -265,7 +265,7 @@ def test_a_lock_on_the_whole_table_is_waited_for_a_while_and_then_told(served, m
         lock = "LOCK TABLE video IN ACCESS EXCLUSIVE MODE"
     else:
         monkeypatch.setattr("pooltable.table.mysql.LOCK_SECONDS", 1)
-        lock = "UPDATE pooltable_video SET seconds = 1"
+        lock = "UPDATE pooltable_video_claims SET size = size"
     table = served.video(3)
     lease = served.lease(table)
     claims = lease.claim(2)

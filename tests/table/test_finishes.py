@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pooltable.errors import WorkerLost
+from pooltable.errors import DatabaseUnavailable, WorkerLost
 from pooltable.outcomes import failure_of
+from pooltable.table.database import Session
 from pooltable.table.states import Again, Done, Finish, GiveUp, PutOff, Released, judge
 from tests.table.places import RETRY, ends
 from tests.table.test_claims import refuse_changes
@@ -125,7 +126,7 @@ def test_a_row_that_was_deleted_and_came_back_under_another_claim_is_fenced(plac
     assert ends(two.done(second)) == ["done"]
 
 
-def test_finishing_again_what_was_written_tells_the_same_fates_and_changes_nothing(place):
+def test_finishing_again_what_was_written_tells_the_same_fates_and_changes_nothing(place, monkeypatch):
     table = place.video(4)
     lease = place.lease(table)
     claims = lease.claim(4)
@@ -134,18 +135,28 @@ def test_finishing_again_what_was_written_tells_the_same_fates_and_changes_nothi
         Finish(claims[1], GiveUp("E", "bad", "", "fails")),
         Finish(claims[2], Again(9.0, "E", "bad")),
     ]
-    first = lease.finish(finishes)
+    transact = Session.transact
+
+    def lost(session, work):
+        transact(session, work)
+        raise DatabaseUnavailable("cut off during the commit")
+
+    monkeypatch.setattr(Session, "transact", lost)
+    with pytest.raises(DatabaseUnavailable):
+        lease.finish(finishes)
+    monkeypatch.undo()
     entries = [table.entry(i) for i in (1, 2, 3)]
+    assert [entry.ended for entry in entries] == ["done", "failed", "retry"]
     again = lease.finish(finishes)
-    assert ends(again) == ends(first) == ["done", "failed", "retry"]
+    assert ends(again) == ["done", "failed", "retry"]
     assert [table.entry(i) for i in (1, 2, 3)] == entries
     assert [fate.reason for fate in again] == ["", "bad", "bad"]
 
 
-def test_a_claim_whose_entry_is_gone_is_fenced(place):
+def test_a_claim_whose_record_is_gone_is_fenced(place):
     lease = place.lease(place.video(1))
     claim = lease.one()
-    place.sql("DELETE FROM pooltable_video")
+    place.sql("DELETE FROM pooltable_video_claims")
     assert ends(lease.done(claim)) == ["fenced"]
     place.foreign_doing = 1
 

@@ -313,7 +313,7 @@ def test_rows_that_are_open_under_a_lease_whose_runner_does_not_hold_them_are_gi
     assert lease.reopened(found, found, RETRY).pending == 0
     lease.done(claims[1])
     # As after a fail-over to a replica that was behind: the end is not there.
-    place.sql("UPDATE pooltable_video SET ended = NULL, finished_at = NULL WHERE id = 2")
+    place.sql("UPDATE pooltable_video_claims SET ended = 'hhh', left_open = 3")
     place.sql("UPDATE video SET status = 'DOING' WHERE id = 2")
     place.fates.clear()
     rescue = lease.reopened(held, lease.beat().open, RETRY)
@@ -351,7 +351,7 @@ def test_a_row_that_runs_here_is_not_given_back_because_its_entry_spells_the_key
     lease = place.lease(place.table("t"))
     lease.again(lease.one())
     place.sql("UPDATE t SET name = 'A'")
-    place.due_now("pooltable_t")
+    place.due_now("pooltable_t_entry")
     (claim,) = lease.claim(1)
     assert (claim.attempt, claim.fails) == (2, 1)
     beat = lease.beat()

@@ -196,7 +196,7 @@ def test_keys_that_differ_only_in_case_are_one_under_a_collation_that_says_so(sq
     lease = sqlite.lease(table)
     lease.again(lease.one())
     sqlite.sql("UPDATE t SET path = 'A'")
-    sqlite.due_now("pooltable_t")
+    sqlite.due_now("pooltable_t_entry")
     sqlite.counts_claims = False
     claims = lease.claim(5)
     assert lease.read(claims)[0].path == "A"

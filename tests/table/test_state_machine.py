@@ -38,16 +38,24 @@ VERDICTS: list[Verdict] = [
 
 @dataclass
 class Entry:
-    """What the model remembers of a row."""
+    """What the model remembers of a row that once ended otherwise than by returning at its first attempt."""
 
-    holder: int
-    claim_no: int
-    attempt: int = 1
+    attempt: int
     fails: int = 0
     lost: int = 0
     rescued: int = 0
     ended: str | None = None
     waits: bool = False
+
+
+@dataclass
+class Taken:
+    """A claim of one row. `listed`: until its end was told. `known`: where the row had an entry."""
+
+    runner: int
+    claim: Claim
+    known: bool
+    listed: bool = True
 
 
 class Model(RuleBasedStateMachine):
@@ -63,6 +71,7 @@ class Model(RuleBasedStateMachine):
         self.table.resume()
         self.rows: dict[int, Any] = dict.fromkeys(range(1, count + 1), "PENDING")
         self.entries: dict[int, Entry] = {}
+        self.taken: list[Taken] = []  # in the order of claims
         self.runners: dict[int, Watched] = {i: self.place.lease(self.table, poll=0.0) for i in range(3)}
         self.held: list[tuple[int, Claim]] = []
         self.paused = False
@@ -87,13 +96,14 @@ class Model(RuleBasedStateMachine):
         for claim in claims:
             key = claim.key[0]
             old = self.entries.get(key)
-            fresh = old is None or old.ended in ("done", "failed", "stuck")
-            entry = Entry(number, claim.claim_no, attempt=(old.attempt if old else 0) + 1)
-            if old is not None and not fresh:
-                entry.fails, entry.lost, entry.rescued = old.fails, old.lost, old.rescued
+            entry = Entry(1)
+            if old is not None and old.ended not in ("done", "failed", "stuck"):
+                entry = Entry(old.attempt + 1, old.fails, old.lost, old.rescued)
             assert claim[2:6] == (entry.attempt, entry.fails, entry.lost, entry.rescued)
             self.rows[key] = "DOING"
-            self.entries[key] = entry
+            if old is not None:
+                self.entries[key] = entry
+            self.taken.append(Taken(number, claim, known=old is not None))
             self.held.append((number, claim))
 
     @precondition(lambda self: self.held)
@@ -108,38 +118,45 @@ class Model(RuleBasedStateMachine):
         self.held = [pair for pair in self.held if pair not in chosen]
 
     def finished(self, runner: int, claim: Claim, verdict: Verdict) -> str:
-        key = claim.key[0]
-        entry, word = self.entries.get(key), self.rows.get(key, "missing")
-        if entry is None:
-            return "vanished" if word == "missing" else "fenced"
-        if (entry.holder, entry.claim_no) != (runner, claim.claim_no) or entry.ended is not None:
-            if word == "missing" and (entry.holder, entry.claim_no) == (runner, claim.claim_no):
-                self.entries.pop(key)
-                return "vanished"
+        (at,) = [i for i, one in enumerate(self.taken) if (one.runner, one.claim) == (runner, claim)]
+        if not self.taken[at].listed:
             return "fenced"
-        if word == "missing":
-            self.entries.pop(key)
-            return "vanished"
-        if word in ("DONE", "FAILED"):
-            entry.ended = word.lower()
-            return "marked"
-        if word != "DOING":
-            entry.ended = "released"
-            return "overwritten"
+        fails, lost, ended, word, pause = claim.fails, claim.lost, "", "PENDING", 0.0
         match verdict:
             case Done():
-                entry.ended, self.rows[key] = "done", "DONE"
+                ended, word = "done", "DONE"
             case GiveUp():
-                entry.ended, self.rows[key] = "failed", "FAILED"
-                entry.fails += 1
+                ended, word, fails = "failed", "FAILED", fails + 1
             case Again(pause=pause, counts=counts):
-                entry.ended, self.rows[key], entry.waits = "retry", "PENDING", pause > 0
-                entry.fails += counts == "fails"
-                entry.lost += counts == "lost"
-            case PutOff():
-                entry.ended, self.rows[key], entry.waits = "later", "PENDING", True
+                ended, fails, lost = "retry", fails + (counts == "fails"), lost + (counts == "lost")
+            case PutOff(pause=pause):
+                ended = "later"
             case Released():
-                entry.ended, self.rows[key] = "released", "PENDING"
+                ended = "released"
+        return self.end(at, word, Entry(claim.attempt, fails, lost, claim.rescued, ended, pause > 0))
+
+    def end(self, at: int, word: str, entry: Entry) -> str:
+        """What an end comes to, of a claim that still lists its row."""
+        one, later = self.taken[at], self.taken[at + 1 :]
+        one.listed = False
+        key, claim = one.claim.key[0], one.claim
+        stands = self.rows.get(key, "missing")
+        if stands == "missing":
+            if one.known:
+                self.entries.pop(key, None)
+            return "vanished"
+        if any(other.claim.key[0] == key and (other.listed or stands != "DOING") for other in later):
+            return "fenced"
+        if stands in ("DONE", "FAILED"):
+            self.entries[key] = Entry(claim.attempt, entry.fails, entry.lost, claim.rescued, stands.lower())
+            return "marked"
+        if stands != "DOING":
+            self.entries[key] = Entry(claim.attempt, claim.fails, claim.lost, claim.rescued, "released")
+            return "overwritten"
+        self.rows[key] = word
+        # Who returned at its first attempt, or was given back before it was started, leaves no entry.
+        if one.known or entry.ended not in ("done", "released"):
+            self.entries[key] = entry
         assert entry.ended is not None
         return entry.ended
 
@@ -156,23 +173,19 @@ class Model(RuleBasedStateMachine):
         self.place.process_gone(dead)
         rescuer = next(iter(self.runners.values()))
         rescue = rescuer.rescue(Retry(rescued=RESCUED))
-        pending = failed = 0
-        for key, entry in list(self.entries.items()):
-            if entry.holder != number or entry.ended is not None:
-                continue
-            word = self.rows.get(key, "missing")
-            if word == "missing":
-                del self.entries[key]
-            elif word in ("DONE", "FAILED"):
-                entry.ended = word.lower()
-            elif word != "DOING":
-                entry.ended = "released"
+        told = []
+        # Those of them that a later claim lists as well are judged before any of them is dropped.
+        mine = [i for i, one in enumerate(self.taken) if one.runner == number and one.listed]
+        for at in reversed(mine):
+            claim = self.taken[at].claim
+            gives_up = claim.rescued + 1 >= RESCUED
+            entry = Entry(claim.attempt, claim.fails, claim.lost, claim.rescued + 1, "failed" if gives_up else "lost")
+            is_newest = not any(self.taken[i].claim.key == claim.key for i in mine if i > at)
+            if is_newest:
+                told.append(self.end(at, "FAILED" if gives_up else "PENDING", entry))
             else:
-                entry.rescued += 1
-                if entry.rescued >= RESCUED:
-                    entry.ended, self.rows[key], failed = "failed", "FAILED", failed + 1
-                else:
-                    entry.ended, self.rows[key], pending = "lost", "PENDING", pending + 1
+                self.taken[at].listed = False
+        pending, failed = told.count("lost"), told.count("failed")
         assert (rescue.pending, rescue.failed) == (pending, failed)
         # The dead one may be merely thought dead: what it still hands in is checked like any other end.
         self.runners[self.next_runner] = self.place.lease(self.table, poll=0.0)
@@ -210,6 +223,14 @@ class Model(RuleBasedStateMachine):
             if key in self.entries:
                 self.entries[key].waits = False
         assert self.table.requeue(keys) == count
+
+    @rule()
+    def what_is_over_is_pruned(self) -> None:
+        self.place.shift(10.0, "finished_at", table="pooltable_video_entry", where="finished_at IS NOT NULL")
+        self.table.prune(5.0)
+        for key, entry in list(self.entries.items()):
+            if entry.ended in ("done", "failed") or key not in self.rows:
+                del self.entries[key]
 
     @rule()
     def the_user_pauses_or_resumes(self) -> None:

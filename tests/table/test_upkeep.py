@@ -44,14 +44,14 @@ def test_prune_removes_old_finished_entries_and_those_of_rows_that_are_gone_and_
     lease.fail(claims[2])
     lease.again(claims[3], pause=3600)
     lease.release(claims[4])
-    place.shift(1000, "finished_at", table="pooltable_video", where="id <> 2")
+    place.shift(1000, "finished_at", table="pooltable_video_entry", where="id <> 2")
     place.sql("DELETE FROM video WHERE id = 5")
     place.sql("DELETE FROM video WHERE id = 6")
     place.counts_claims = False
-    assert table.prune(500, dry_run=True) == (2, 1, 0)
-    assert table.prune(500) == (2, 1, 0)
-    left = {key for key in range(1, 9) if table.entry(key) is not None}
-    assert left == {2, 4, 6, 7, 8}
+    assert table.prune(500, dry_run=True) == (1, 1, 0, 0)
+    assert table.prune(500) == (1, 1, 0, 0)
+    left = {key for (key,) in place.sql("SELECT id FROM pooltable_video_entry")}
+    assert left == {4}
     assert ends(lease.done(*claims[5:])) == ["vanished", "done", "done"]
 
 
@@ -60,13 +60,39 @@ def test_prune_goes_on_behind_the_last_entry_of_each_transaction(place, monkeypa
     table = place.video(20)
     lease = place.lease(table)
     claims = lease.claim(20)
-    lease.done(*claims[:10])
-    lease.fail(*claims[10:])
+    lease.fail(*claims)
     place.sql("DELETE FROM video WHERE id > 15")
-    place.shift(1000, "finished_at", table="pooltable_video", where="id < 8")
+    place.shift(1000, "finished_at", table="pooltable_video_entry", where="id < 8")
     place.counts_claims = False
-    assert table.prune(500) == (7, 5, 0)
-    assert [key for key in range(1, 21) if table.entry(key) is not None] == list(range(8, 16))
+    assert table.prune(500) == (7, 5, 0, 0)
+    assert [key for (key,) in place.sql("SELECT id FROM pooltable_video_entry ORDER BY id")] == list(range(8, 16))
+
+
+def test_prune_removes_claims_that_are_over_but_none_of_a_living_runner_nor_a_young_one_nor_the_last(
+    place, monkeypatch
+):
+    monkeypatch.setattr("pooltable.table.upkeep.AT_ONCE", 3)
+    table = place.video(20)
+    lease, living = place.lease(table), place.lease(table)
+    for _ in range(8):
+        lease.done(lease.one())
+    living.done(living.one())
+    held = lease.claim(2)
+    lease.done(held[0])
+    place.shift(10_000, "closed_at", table="pooltable_video_claims", where="number > 1")
+    assert table.prune(0).claims == 0
+    lease.close()
+    assert table.prune(0, dry_run=True).claims == 7
+    assert table.prune(0) == (0, 0, 1, 7)
+    # The first is younger than an hour, the ninth of a runner that lives, and the last was closed just now.
+    assert [number for (number,) in place.sql("SELECT number FROM pooltable_video_claims ORDER BY 1")] == [1, 9, 10]
+    place.shift(10_000, "closed_at", table="pooltable_video_claims")
+    living.close()
+    assert table.prune(0).claims == 2
+    # The greatest number stays, so that none is given twice.
+    lease = place.lease(table)
+    lease.done(*lease.claim(20))
+    assert [number for (number,) in place.sql("SELECT number FROM pooltable_video_claims ORDER BY 1")] == [10, 11]
 
 
 def test_prune_forgets_runners_that_stopped_or_fell_silent_long_ago(place):
@@ -77,14 +103,14 @@ def test_prune_forgets_runners_that_stopped_or_fell_silent_long_ago(place):
     new.close()
     place.shift(1000, "stopped_at", where=f"id = '{old.id}'")
     place.shift(1000, "expires_at", where=f"id IN ('{silent.id}', '{holding.id}')")
-    assert table.prune(500) == (0, 0, 2)
+    assert table.prune(500) == (0, 0, 2, 0)
     assert {runner for (runner,) in place.sql("SELECT id FROM pooltable_runner")} == {new.id, holding.id}
     assert ends(holding.done(claim)) == ["done"]
 
 
 def test_there_is_nothing_to_prune_before_the_first_run_and_nothing_is_made(place):
     table = place.video(1)
-    assert table.prune(0) == (0, 0, 0)
+    assert table.prune(0) == (0, 0, 0, 0)
     assert all(finding.what != "runners" for finding in table.findings())
     assert "not there yet" in found(table)["side tables"].detail
 
@@ -145,7 +171,7 @@ def test_the_index_of_a_table_with_odd_names_is_known_again(place):
     assert table.create_index() is None
     table.prepare()
     assert "pooltable_my % table_claim" in found(table)["index"].detail
-    assert table.prune(0) == (0, 0, 0)
+    assert table.prune(0) == (0, 0, 0, 0)
 
 
 # ---- doctor
@@ -165,10 +191,12 @@ def test_doctor_changes_nothing(place):
     before = place.sql("SELECT * FROM video ORDER BY id")
     table.findings()
     table.prepare()
-    side = [place.sql(f"SELECT * FROM pooltable_{name}") for name in ("video", "runner", "job")]
+    side = [place.sql(f"SELECT * FROM pooltable_{name}") for name in ("video_claims", "video_entry", "runner", "job")]
     table.findings()
     assert place.sql("SELECT * FROM video ORDER BY id") == before
-    assert [place.sql(f"SELECT * FROM pooltable_{name}") for name in ("video", "runner", "job")] == side
+    assert [
+        place.sql(f"SELECT * FROM pooltable_{name}") for name in ("video_claims", "video_entry", "runner", "job")
+    ] == side
 
 
 def test_doctor_tells_whether_claims_of_a_large_table_have_an_index_and_use_it(place):
@@ -349,7 +377,7 @@ def test_the_rights_that_doctor_names_are_those_that_a_run_needs(served, guest):
         table.prepare()
     owner.prepare()
     name = {"postgresql": "guest", "mariadb": "guest@localhost"}[served.kind]
-    for side in ("pooltable_job", "pooltable_runner", "pooltable_video"):
+    for side in ("pooltable_job", "pooltable_runner", "pooltable_video_claims", "pooltable_video_entry"):
         served.script(f"GRANT SELECT ON {side} TO {name}")
     with pytest.raises(DatabaseError, match="doctor"):
         TaskTable(guest, "video", write=("caption",)).open_lease()
@@ -367,7 +395,7 @@ def test_the_rights_that_doctor_names_are_those_that_a_run_needs(served, guest):
     assert ends(lease.again(second, pause=60)) == ["retry"]
     lease.close()
     assert (table.counts().done, table.counts().waiting) == (3, 1)
-    assert table.prune(-1.0).old == 3
+    assert table.prune(-1.0).runners == 1
     served.counts_claims = False
 
 

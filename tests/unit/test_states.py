@@ -25,7 +25,6 @@ from pooltable.table.states import (
     Again,
     Claim,
     Done,
-    Found,
     GiveUp,
     PutOff,
     Released,
@@ -33,7 +32,6 @@ from pooltable.table.states import (
     Status,
     Verdict,
     Words,
-    explain,
     judge,
 )
 
@@ -159,36 +157,3 @@ def test_the_dict_of_moves_is_complete():
 
 def test_every_state_can_be_reached_and_left():
     assert {b for _, b in MOVES} == {a for a, _ in MOVES} == set(Status)
-
-
-# ---- what a finish found
-
-
-def found(row="doing", runner="me", claim_no=7, ended=None):
-    return Found(row, runner, claim_no, ended)
-
-
-@pytest.mark.parametrize(
-    "standing, why",
-    [
-        (found(), None),
-        (found(row="missing"), "vanished"),
-        (found(row="missing", runner=None, claim_no=0), "vanished"),
-        (found(row="pending"), "overwritten"),
-        (found(row="other"), "overwritten"),
-        (found(row="done"), "marked"),
-        (found(row="failed"), "marked"),
-        (found(runner="other"), "fenced"),
-        (found(claim_no=8), "fenced"),
-        (found(runner=None, claim_no=0), "fenced"),
-        (found(row="pending", ended="lost"), "fenced"),
-        (found(row="missing", runner="other"), "fenced"),
-        (found(ended="stuck"), "stuck"),
-        (found(row="done", ended="done"), "done"),
-        (found(row="pending", ended="retry"), "retry"),
-        (found(row="missing", ended="done"), "done"),
-        (found(row="doing", runner="other", claim_no=3), "fenced"),
-    ],
-)
-def test_what_stands_in_the_database_says_why_a_finish_was_not_written(standing, why):
-    assert explain(standing, "me", CLAIM) == why

@@ -28,9 +28,10 @@ def prune(
 ) -> int:
     """Remove what is remembered of rows that ended long ago; your own table stays as it is.
 
-    Goes: the entries of rows that ended longer ago than that, those of rows that are gone from your table, and runners
-    that ended that long ago. Stays: whatever belongs to a row that runs, waits or is to be tried again. A failed row
-    whose entry is gone has no reason any more in `pooltable failures`.
+    Goes: claims that are over for longer than that, and for an hour at least; the entries of rows that ended longer ago
+    than that, and those of rows that are gone from your table; runners that ended that long ago. Stays: whatever
+    belongs to a row that runs, waits or is to be tried again. A failed row whose entry is gone has no reason any more
+    in `pooltable failures`.
 
     \b
     Examples:
@@ -44,7 +45,8 @@ def prune(
         return 0
     would = "would remove" if dry_run else "removed"
     old, runners = counted(pruned.old, "entry", "entries"), counted(pruned.runners, "runner")
-    say(f"{would} {old} older than {older_than}, {pruned.gone} of rows that are gone, {runners}")
+    claims = counted(pruned.claims, "claim")
+    say(f"{would} {claims} and {old} older than {older_than}, {pruned.gone} of rows that are gone, {runners}")
     return 0
 
 

@@ -297,12 +297,14 @@ class Checkup:
         c, s = self.c, self.s
         began = time.perf_counter()
         if self.entries:
-            now = s.opening(c, "").now
+            s.opening(c, "")
             picked = s.waiting(c, self.room, None)
             count = changed = len(picked)
             try:
                 if picked:
-                    changed = s.take(c, "doctor", picked, 1, now)[1]
+                    keys = [row.key for row in picked]
+                    changed = s.set_doing(c, keys)
+                    s.insert_record(c, "doctor", 0, 0, keys, {})
             except s.dialect.errors as refused:
                 if s.dialect.trouble(refused, c.raw) is not Trouble.REFUSED:
                     raise

@@ -152,6 +152,11 @@ class Connection:
         count: int = self._cursor.rowcount
         return count
 
+    @property
+    def last_number(self) -> int:
+        """The number that the last INSERT has drawn, where it cannot return it."""
+        return int(self._cursor.lastrowid)
+
     def begin(self) -> None:
         self._execute(self.dialect.begin)
 

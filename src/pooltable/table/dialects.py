@@ -62,6 +62,9 @@ class Dialect:
     # Types of our own columns, by what they hold.
     types: ClassVar[dict[str, str]]
     table_options = ""
+    counted: str  # a column that the database counts, as the primary key
+    claims_options = ""  # what follows the columns of the table of claims
+    keys_at_once = 1_000_000  # keys in one statement
 
     def __init__(self, engine: sa.Engine) -> None:
         self.sqlalchemy = engine.dialect
@@ -122,6 +125,9 @@ class Dialect:
 
     def opened(self, raw: Any) -> None:
         """Sets a new connection up."""
+
+    def push_counter(self, c: Connection, table: str) -> None:
+        """See to it that the table's next number is greater than all that are there."""
 
     def still_there(self, raw: Any, identity: object) -> bool:
         """Whether the connection to what had this identity may be used; False makes a new one."""

@@ -57,6 +57,7 @@ def enter(c: Connection, s: Statements, ddl: Callable[[Connection], Sequence[str
         if _claimed(c, s):
             told.append("what was remembered of the rows under their old key is gone")
         c.run(f"DROP TABLE {s.e}")
+        c.run(f"DROP TABLE {s.r}")
         for statement in ddl(c):
             c.run(statement)
     sets = ", ".join(f"{s.dialect.quote(change.name)} = {s.mark}" for change in changes)
@@ -123,10 +124,18 @@ def _lock(c: Connection, s: Statements) -> None:
 def _obstacle(c: Connection, s: Statements, changes: Sequence[Change], again: bool) -> str | None:
     """What keeps the job from these changes, with the remedy; None where nothing does."""
     if changes[0].name == "version":
+        before, after = changes[0].before, changes[0].after
+        told = (
+            f"the job {s.job!r} was set up by another version of pooltable: its side tables are of form {before}, and"
+            f" this version works with form {after}"
+        )
+        if before > after:
+            return f"{told}; use the version that the other runners have"
         return (
-            f"the job {s.job!r} was set up by another version of pooltable: its side tables are of form"
-            f" {changes[0].before}, and this version works with form {changes[0].after}; use the version that the other"
-            " runners have"
+            f"{told}. Nothing else is lost: rows keep their status, and those that are DOING can be given back with"
+            f" `pooltable release --foreign`. Once no runner works on it, run: DROP TABLE"
+            f" {s.dialect.plain(s.names.entries_before)}; DELETE FROM {s.dialect.plain(s.names.jobs)} WHERE"
+            f" {s.dialect.plain(s.dialect.quote('job'))} = {s.dialect.plain(s.dialect.literal(s.job))};"
         )
     difference = _difference(s, changes)
     another = "or name another job: job=... (--job)"
@@ -136,10 +145,11 @@ def _obstacle(c: Connection, s: Statements, changes: Sequence[Change], again: bo
         return None
     if not again:
         return f"{difference}; use the same mapping, change it with `pooltable init --again`, {another}"
-    left = c.first(f"SELECT count(*) FROM {s.e} WHERE ended IS NULL OR ended = 'stuck'")
-    if left and left[0] and any(_loses_open_rows(change) for change in changes):
+    stuck = c.first(f"SELECT count(*) FROM {s.e} WHERE ended = 'stuck'")
+    left = sum(s.holders(c).values()) + (stuck[0] if stuck else 0)
+    if left and any(_loses_open_rows(change) for change in changes):
         return (
-            f"{difference}, and {left[0]} of its rows are open, which would be lost: give them back with the settings"
+            f"{difference}, and {left} of its rows are open, which would be lost: give them back with the settings"
             f" that they were claimed with (`pooltable release`, `pooltable retry KEY` where one is stuck), {another}"
         )
     return None
@@ -153,8 +163,8 @@ def _loses_open_rows(change: Change) -> bool:
 
 
 def _claimed(c: Connection, s: Statements) -> bool:
-    """Whether anything is remembered of a row of this job."""
-    return c.first(f"SELECT 1 FROM {s.e} LIMIT 1") is not None
+    """Whether this job ever claimed a row."""
+    return c.first(f"SELECT 1 FROM {s.r} LIMIT 1") is not None
 
 
 def _difference(s: Statements, changes: Sequence[Change]) -> str:

@@ -1,12 +1,12 @@
 """A runner's side of the table: claims, finishes and rescues rows under a lease. One row in pooltable_runner, one
 thread.
 
-    exchange ----> finish: rows and entries written together, each naming its claim      -> Fate for every end
-              \\--> claim: rows locked, entries opened, the DOING word set                -> Claims
+    exchange ----> finish: rows, entries and records written together (finishing.py)     -> Fate for every end
+              \\--> claim: rows locked, the DOING word set, one record for all of them    -> Claims
     beat           renews the lease by the database's clock
     rescue         takes back the rows of runners that are dead
 
-A claim or finish whose COMMIT was cut off is read back by its claim numbers, so that calling again is safe and exact.
+A claim or finish whose COMMIT was cut off is read back by its turn and count, so that calling again is safe and exact.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from typing import NamedTuple
 
 from pooltable import __version__
 from pooltable.errors import CannotStore, DatabaseError, DatabaseReadOnly, DatabaseUnavailable, describe
+from pooltable.events import Key
 from pooltable.rows import Row
-from pooltable.table import identity, jobs
+from pooltable.table import identity, jobs, schema
 from pooltable.table.cursor import Cursor
-from pooltable.table.database import Connection, Database, Undone
+from pooltable.table.database import Connection, Database, Result, Undone
 from pooltable.table.dialects import Trouble
-from pooltable.table.finishing import as_failed, stuck, write_ends
+from pooltable.table.finishing import OpenClaims, as_failed, end_as_stuck, overtaken, write_ends
 from pooltable.table.neighbours import Process
 from pooltable.table.reading import Reader
+from pooltable.table.records import MOST_ROWS, PLACES, Record, held, place_of
 from pooltable.table.rescue import NOTHING_RESCUED, Rescue, Rescuer
-from pooltable.table.statements import Opening, Statements, Write
+from pooltable.table.statements import Opening, Statements, Write, portions
 from pooltable.table.states import (
     ENDS,
     STATUS_AFTER,
@@ -78,6 +80,14 @@ class Left(NamedTuple):
     elsewhere: int
 
 
+class Unsure(NamedTuple):
+    """Transactions of which nobody knows whether they got through: the first count of a claim that one of them may have
+    made, and for each end that they wrote, the turn and what became of it."""
+
+    first: int
+    fates: dict[int, tuple[int, Fate]]
+
+
 class Lease:
     """One runner's hold on a job. Made by `TaskTable.open_lease`."""
 
@@ -99,9 +109,10 @@ class Lease:
         self._session = database.session()
         process = (identity.pid_namespace(), identity.own_pid(), identity.started())
         self._facts = (name, identity.host(), identity.boot_id(), *process, __version__, processes)
-        self._number = 0  # the last claim number that was used
-        self._unsure: int | None = None  # the first number of a claim that may or may not have got through
-        self._fates: dict[int, Fate] = {}  # what that transaction made of its ends
+        self._no = 0  # the last count of a claim that was used
+        self._turn = 0  # the last exchange
+        self._claims = OpenClaims(self.id, turn=0)
+        self._unsure: Unsure | None = None
         self._lapsed: float | None = None
         self._beaten_at = time.monotonic()
         self._cursor = Cursor(poll)
@@ -117,6 +128,8 @@ class Lease:
     # ---- the lease itself
 
     def _open(self, c: Connection) -> None:
+        s = self._statements
+        s.dialect.push_counter(c, s.r)
         self._insert(c)
         jobs.hold(c, self._statements)
 
@@ -140,8 +153,18 @@ class Lease:
         """Renews the lease, and tells which claims are open under it."""
 
         def work(c: Connection) -> frozenset[int]:
-            self._renew(c, self._statements.opening(c, self.id))
-            return frozenset(self._statements.mine(c, self.id))
+            self._renew(c, self._looked(c))
+            mine = self._statements.mine(c, self.id, 0)
+            self._forget_closed({no for no, _ in mine})
+            records = self._claims.records
+            asked = [
+                (records[no].number, records[no].keys[place], no * PLACES + place)
+                for no, ended in mine
+                if no in records
+                for place in held(ended)
+            ]
+            taken = overtaken(c, self._statements, self._claims, asked)
+            return frozenset(no * PLACES + place for no, ended in mine for place in held(ended)) - taken
 
         found = self._session.transact(work)
         lapsed, self._lapsed = self._lapsed, None
@@ -150,9 +173,19 @@ class Lease:
 
     def _opening(self, c: Connection) -> Opening:
         """What every transaction of a lease begins with; it renews the lease on the way where a third of it is over."""
-        opening = self._statements.opening(c, self.id)
+        opening = self._looked(c)
         if opening.left is None or opening.left < self.seconds * 2 / 3:
             self._renew(c, opening)
+        return opening
+
+    def _looked(self, c: Connection) -> Opening:
+        opening = self._statements.opening(c, self.id)
+        if opening.version not in (schema.VERSION, None):
+            raise DatabaseError(
+                f"the side tables of the job {self._statements.job!r} are of form {opening.version} by now, and this"
+                f" runner works with form {schema.VERSION}: start it again with the version of pooltable that the other"
+                " runners have; its rows are given back"
+            )
         return opening
 
     def _renew(self, c: Connection, opening: Opening) -> None:
@@ -192,8 +225,13 @@ class Lease:
 
         def work(c: Connection) -> None:
             opening = s.opening(c, self.id)
-            still = [self._prepared(Finish(claim, Released())) for claim in s.claimed(c, self.id, 0)]
-            write_ends(c, s, self.id, still, opening.now)
+            still = []
+            for record, ended, _ in s.open_records(c, self.id):
+                self._claims.records[record.no] = record
+                # Whether they were started is not known here, so that they are remembered.
+                still += [self._prepared(Finish(claim, Released()), True) for claim in record.claims(ended)]
+            self._begin_turn()
+            write_ends(c, s, self._claims, still, opening)
             c.run(f"UPDATE {s.names.runners} SET stopped_at = {s.dialect.now} WHERE id = {s.mark}", (self.id,))
 
         try:
@@ -209,24 +247,52 @@ class Lease:
 
         def work(c: Connection) -> Exchange:
             opening = self._opening(c)
+            recovered = self._read_back(c)
             fates = self._written(c, writes, opening)
-            if self._unsure is not None:
-                # A commit whose answer was lost may have released a row and claimed it again.
-                again = {claim.key for claim in self._statements.claimed(c, self.id, self._unsure)}
-                fates = [
-                    self._fates.get(f.claim.claim_no, f) if f.why == "fenced" and f.claim.key in again else f
-                    for f in fates
-                ]
-            self._fates = {fate.claim.claim_no: fate for fate in fates}
-            return Exchange(fates, *self._claim_in(c, room, opening))
+            return Exchange(fates, *self._claim_in(c, room, opening, recovered))
 
         try:
-            done = self._session.transact(work)
+            return self._transact(work)
         except Undone:
             fates = self._one_by_one(writes)
             return Exchange(fates, *self._claim(room))
+
+    def _transact(self, work: Callable[[Connection], Result]) -> Result:
+        """One exchange: after it, what it did is certain."""
+        done = self._session.transact(work)
         self._unsure = None
+        for no in self._claims.closed:
+            self._forget(no)
+        self._claims.closed.clear()
         return done
+
+    def _begin_turn(self) -> None:
+        self._turn += 1
+        self._claims.turn = self._turn
+        self._claims.closed.clear()
+
+    def _forget(self, no: int) -> None:
+        self._claims.records.pop(no, None)
+        self._claims.times.pop(no, None)
+
+    def _forget_closed(self, open_: Collection[int]) -> None:
+        """Forgets the records that somebody else has closed."""
+        if self._unsure is None:
+            for no in [no for no in self._claims.records if no not in open_]:
+                self._forget(no)
+
+    def _read_back(self, c: Connection) -> list[Claim]:
+        """What was claimed by transactions whose answer was lost. The lock on the runner's row is held, so they are
+        over."""
+        self._begin_turn()
+        if self._unsure is None:
+            self._unsure = Unsure(self._no + 1, {})
+            return []
+        found = []
+        for record, ended, _ in self._statements.open_records(c, self.id, self._unsure.first):
+            self._claims.records[record.no] = record
+            found += record.claims(ended)
+        return found
 
     def finish(self, ends: Sequence[Finish]) -> list[Fate]:
         """Writes the ends, grouped, and returns what became of each, in their order."""
@@ -237,12 +303,53 @@ class Lease:
             return self._one_by_one(writes)
 
     def _finish(self, writes: Sequence[Write]) -> list[Fate]:
-        return self._session.transact(lambda c: self._written(c, writes, self._opening(c)))
+        def work(c: Connection) -> list[Fate]:
+            opening = self._opening(c)
+            self._begin_turn()
+            return self._written(c, writes, opening)
+
+        unsure = self._unsure
+        done = self._session.transact(work)
+        self._unsure = unsure
+        return done
 
     def _written(self, c: Connection, writes: Sequence[Write], opening: Opening) -> list[Fate]:
         if any(write.status is Status.PENDING and not write.pause for write in writes):
             self._cursor.rewind()
-        return write_ends(c, self._statements, self.id, writes, opening.now)
+        known = self._written_before(c, writes)
+        fresh = [write for write in writes if write.claim.claim_no not in known] if known else writes
+        fates = write_ends(c, self._statements, self._claims, fresh, opening)
+        if self._unsure is None:
+            self._unsure = Unsure(self._no + 1, {})
+        self._unsure.fates.update((fate.claim.claim_no, (self._turn, fate)) for fate in fates)
+        if not known:
+            return fates
+        of = {fate.claim.claim_no: fate for fate in fates} | known
+        return [of[write.claim.claim_no] for write in writes]
+
+    def _written_before(self, c: Connection, writes: Sequence[Write]) -> dict[int, Fate]:
+        """The fates of ends that a transaction wrote whose answer was lost, if it got through: its turn tells."""
+        if self._unsure is None or not self._unsure.fates:
+            return {}
+        asked = {
+            w.claim.claim_no: self._unsure.fates[w.claim.claim_no]
+            for w in writes
+            if w.claim.claim_no in self._unsure.fates
+        }
+        records = {place_of(claim_no)[0] for claim_no in asked} & self._claims.records.keys()
+        if not records:
+            return {}
+        numbers = sorted(self._claims.records[no].number for no in records)
+        turns = {
+            opened.no: opened.turn
+            for opened in self._statements.lock_records(c, numbers).values()
+            if opened.runner == self.id
+        }
+        return {
+            claim_no: fate
+            for claim_no, (turn, fate) in asked.items()
+            if turns.get(place_of(claim_no)[0], -1) >= turn and fate.why != "locked"
+        }
 
     def _one_by_one(self, writes: Sequence[Write]) -> list[Fate]:
         """A transaction for each end, because one of them undoes the whole transaction that it is in."""
@@ -259,52 +366,73 @@ class Lease:
         return fates
 
     def _end_as_stuck(self, write: Write, refusal: str) -> Fate:
-        return self._session.transact(lambda c: stuck(c, self._statements, self.id, write, refusal))
+        def work(c: Connection) -> Fate:
+            opening = self._opening(c)
+            self._begin_turn()
+            return end_as_stuck(c, self._statements, self._claims, write, refusal, opening)
+
+        return self._session.transact(work)
 
     def claim(self, room: int) -> list[Claim]:
         """Claims up to `room` rows, fewer where fewer are due; none while the job is paused."""
         return self._claim(room)[0]
 
     def _claim(self, room: int) -> tuple[list[Claim], bool, float | None]:
-        found = self._session.transact(lambda c: self._claim_in(c, room, self._opening(c)))
-        self._unsure = None
-        return found
+        def work(c: Connection) -> tuple[list[Claim], bool, float | None]:
+            opening = self._opening(c)
+            return self._claim_in(c, room, opening, self._read_back(c))
 
-    def _claim_in(self, c: Connection, room: int, opening: Opening) -> tuple[list[Claim], bool, float | None]:
+        return self._transact(work)
+
+    def _claim_in(
+        self, c: Connection, room: int, opening: Opening, recovered: list[Claim]
+    ) -> tuple[list[Claim], bool, float | None]:
         """The claims, whether the job is paused, and if there are fewer than `room`, when the next row is due."""
-        claims = self._claims_in(c, room, opening)
+        claims = recovered + self._claims_in(c, room - len(recovered), opening)
         # With the time of the same transaction: a row was due, and looked at, or it is seen here.
         due_in = self._statements.next_due(c, opening.now) if len(claims) < room else None
         return claims, opening.paused, due_in
 
     def _claims_in(self, c: Connection, room: int, opening: Opening) -> list[Claim]:
         s = self._statements
-        claims: list[Claim] = []
-        if self._unsure is not None:
-            claims = s.claimed(c, self.id, self._unsure)
-            room -= len(claims)
         if opening.paused or room <= 0:
-            return claims
+            return []
         picked = s.due(c, room, opening.now) if opening.due else []
         if len(picked) < room:
-            picked += self._cursor.next(c, s, room - len(picked))
+            again = {row.key for row in picked}
+            picked += [row for row in self._cursor.next(c, s, room - len(picked)) if row.key not in again]
         if not picked:
-            return claims
-        first = self._number + 1
-        self._number += len(picked)
-        if self._unsure is None:
-            self._unsure = first
+            return []
+        keys = [row.key for row in picked]
         try:
-            new, changed = s.take(c, self.id, picked, first, opening.now)
+            changed = s.set_doing(c, keys)
         except s.dialect.errors as error:
             if s.dialect.trouble(error, c.raw) is Trouble.REFUSED:
                 raise DatabaseError(self._refusal(f"refuses it: {s.dialect.said(error)}")) from error
             raise
-        if changed != len(picked):
+        if changed != len(keys):
             raise DatabaseError(
-                self._refusal(f"changed {changed} of {len(picked)} rows: a trigger or rule is in the way")
+                self._refusal(f"changed {changed} of {len(keys)} rows: a trigger or rule is in the way")
             )
-        return claims + new
+        return [claim for some in portions(keys, MOST_ROWS) for claim in self._recorded(c, some)]
+
+    def _recorded(self, c: Connection, keys: Sequence[Key]) -> list[Claim]:
+        """The claims of these rows, which are locked and DOING: their record is written, and their entries opened."""
+        s = self._statements
+        self._no = no = self._no + 1
+        entries, spelt = s.known(c, keys)
+        known = {}
+        if entries:
+            for place, key in enumerate(keys):
+                if key in entries:
+                    found = entries[key]
+                    known[place] = found if found.round else found._replace(round=f"{self.id}-{no}-{place}")
+        number = s.insert_record(c, self.id, no, self._turn, keys, known)
+        record = Record(number, self.id, no, keys, known)
+        self._claims.records[no] = record
+        if known:
+            s.open_entries(c, self.id, [record.claim(place) for place in known], spelt)
+        return record.claims()
 
     def _refusal(self, what: str) -> str:
         m = self._statements.mapping
@@ -313,7 +441,7 @@ class Lease:
             f" database {what}; nothing was claimed"
         )
 
-    def _prepared(self, end: Finish) -> Write:
+    def _prepared(self, end: Finish, remembered: bool = False) -> Write:
         claim, verdict, seconds, worker, log = end
         if type(verdict) is Done:
             try:
@@ -323,7 +451,7 @@ class Lease:
                 verdict = GiveUp(*describe(error))
             else:
                 facts = (claim.fails, claim.lost, None, seconds, worker)
-                return Write(claim, "done", Status.DONE, columns, values, *facts, "", "", "", "")
+                return Write(claim, "done", Status.DONE, columns, values, *facts, "", "", "", "", remembered)
         ended = ENDS[type(verdict)]
         fails, lost, pause, kind, reason, detail = claim.fails, claim.lost, None, "", "", ""
         if isinstance(verdict, (GiveUp, Again)):
@@ -341,9 +469,10 @@ class Lease:
         if isinstance(verdict, (Again, PutOff)):
             pause = verdict.pause
         log = cleaned(log) if kind and kind != "Later" else ""
-        return Write(
-            claim, ended, STATUS_AFTER[ended], (), (), fails, lost, pause, seconds, worker, kind, reason, detail, log
-        )
+        # A row that was given back before a worker had it is as if it had never been claimed.
+        remembered = remembered or ended != "released" or worker is not None
+        facts_of_error = (kind, reason, detail, log, remembered)
+        return Write(claim, ended, STATUS_AFTER[ended], (), (), fails, lost, pause, seconds, worker, *facts_of_error)
 
     # ---- rescue and reading
 
@@ -359,15 +488,15 @@ class Lease:
         """The processes of other runners on this host, as of the last look for dead ones."""
         return self._rescuer.neighbours
 
-    def reopened(self, held: Collection[int], open_: Collection[int], retry: Retry) -> Rescue:
+    def reopened(self, held_: Collection[int], open_: Collection[int], retry: Retry) -> Rescue:
         """Takes back, of the claims that a beat found `open_`, those that the runner of this lease has not `held`, as a
         rescue does.
 
         The server forgot how they ended: it came back without its last commits, or another one took its place.
         """
         # What a claim did whose answer was lost is found by the next one.
-        unsure = float("inf") if self._unsure is None else self._unsure
-        lost = {number for number in open_ if number < unsure and number not in held}
+        unsure = self._no + 1 if self._unsure is None else self._unsure.first
+        lost = {number for number in open_ if place_of(number)[0] < unsure and number not in held_}
         if not lost:
             return NOTHING_RESCUED
         rescue = self._rescuer.rescue_own(self._session, lost, retry)

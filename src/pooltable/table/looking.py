@@ -14,6 +14,7 @@ from pooltable.table.statements import Statements
 from pooltable.table.states import Status, word_in_quotes
 
 COUNTED = 1_000_000  # rows that are counted exactly
+COMPARED = 20_000  # DOING rows that are compared with what claims list; more are only counted
 INDEX_FROM = 10_000  # rows from which on a claim without its index is slow enough to speak of
 
 
@@ -117,12 +118,16 @@ class Looker:
     def foreign_doing(self, c: Connection) -> int:
         """How many DOING rows no runner holds."""
         s = self._s
-        held = (
-            f" AND NOT EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND coalesce(pt_e.ended, 'stuck') = 'stuck')"
-            if self._entries and jobs.same_rows(c, s)
-            else ""
-        )
-        return self._count(c, s.is_word[Status.DOING] + held + s.scope)
+        doing = f"{s.is_word[Status.DOING]}{s.has_key}{s.scope}"
+        if not (self._entries and jobs.same_rows(c, s)):
+            return self._count(c, doing)
+        stuck = f"EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended = 'stuck')"
+        keys = c.all(f"SELECT {s.keys} FROM {s.t} WHERE {doing} AND NOT {stuck} LIMIT {COMPARED}")
+        if len(keys) < COMPARED:
+            # The claims first: what is claimed between the two questions is not taken for foreign.
+            held = s.held_keys(c)
+            return sum(key not in held for key in keys)
+        return max(0, self._count(c, f"{doing} AND NOT {stuck}") - sum(s.holders(c).values()))
 
     def index_sql(self, c: Connection) -> str | None:
         """The SQL of the index that claims lack; None where there is one that serves them."""

@@ -45,12 +45,16 @@ class MySQL(Dialect):
         "id": "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin",
         "name": "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
         "text": "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin",
+        "letters": "VARCHAR(1000) CHARACTER SET ascii COLLATE ascii_bin",
         "integer": "INTEGER",
         "long": "BIGINT",
         "real": "DOUBLE",
         "time": "DATETIME(6)",
     }
     table_options = " ENGINE=InnoDB"
+    claims_options = table_options
+    counted = "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY"
+    keys_at_once = 500  # MariaDB turns longer lists of values into joins, which lock more than the rows that are meant
 
     def later(self, seconds: str) -> str:
         return f"{self.now} + INTERVAL ROUND({seconds} * 1000000) MICROSECOND"

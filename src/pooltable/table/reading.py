@@ -12,12 +12,14 @@ from pooltable.events import Key
 from pooltable.rows import Row, key_text
 from pooltable.table.database import Connection
 from pooltable.table.kinds import is_kind
-from pooltable.table.statements import Statements
+from pooltable.table.records import HELD, RETURNED, time_at
+from pooltable.table.statements import Statements, Traced
 from pooltable.table.states import Status
 
 READ_AT_ONCE = 200
 SAMPLED_AT_ONCE = 16
 SAMPLED_BYTES = 64 * 2**20
+NEWEST = 10_000  # claims that are looked at first for a row without an entry
 COUNTED = 1000  # how many pending rows are counted where a bound will do
 
 
@@ -128,7 +130,6 @@ class Reader:
         )
         self._sql_waiting = f"SELECT count(*) FROM {s.e} AS pt_e WHERE pt_e.not_before > {d.now} AND {s.its_row}"
         self._sql_paused = f"SELECT paused_at FROM {s.names.jobs} WHERE job = {s.mark}"
-        self._sql_holders = f"SELECT runner_id, count(*) FROM {s.e} WHERE ended IS NULL GROUP BY runner_id"
         times = [e(f"pt_e.{name}") for name in ("not_before", "claimed_at", "finished_at")]
         self._sql_entries = (
             f"SELECT {s.e_keys}, (SELECT {self._state} FROM {s.t} WHERE {s.same}), pt_e.runner_id, pt_e.claim_no,"
@@ -224,14 +225,47 @@ class Reader:
             waiting=int(c.all(self._sql_waiting)[0][0]),
             next_due=self.next_due(c),
             paused=paused is not None and paused[0] is not None,
-            open={str(runner): int(count) for runner, count in c.all(self._sql_holders)},
+            open=self._s.holders(c),
         )
 
     # ---- entries
 
     def entry(self, c: Connection, key: Key) -> Entry | None:
+        """What is remembered of a row: its entry, or the claim that it returned in, or that holds it now."""
         row = c.first(f"{self._sql_entries} WHERE {self._s.e_is}", key)
-        return None if row is None else self._entry(row)
+        if row is not None:
+            return self._entry(row)
+        # As the row spells its key, which may be another type or case for Python than what was asked for.
+        key = c.first(f"SELECT {self._s.keys} FROM {self._s.t} WHERE {self._s.row_is}", key) or key
+        # The newest claims first, because that is where a row is most often looked for, and a look at all takes longer.
+        traced = self._s.claims_of(c, key, limit=1, newest=NEWEST) or self._s.claims_of(c, key, limit=1)
+        if not traced or traced[0].letter not in (HELD, RETURNED):
+            return None
+        return self._traced(c, key, traced[0])
+
+    def _traced(self, c: Connection, key: Key, traced: Traced) -> Entry:
+        claim = traced.record.claim(traced.place)
+        seconds, worker = time_at(traced.times, traced.place)
+        return Entry(
+            key=key,
+            status=self._s.state(c, key),
+            runner=traced.record.runner,
+            claim_no=claim.claim_no,
+            attempt=claim.attempt,
+            ended="done" if traced.letter == RETURNED else None,
+            fails=claim.fails,
+            lost=claim.lost,
+            rescued=claim.rescued,
+            not_before=None,
+            claimed_at=traced.claimed_at,
+            finished_at=traced.closed_at if traced.letter == RETURNED else None,
+            seconds=seconds,
+            worker=worker,
+            kind="",
+            error="",
+            log="",
+            idempotency_key=claim.idempotency_key,
+        )
 
     def failures(self, c: Connection, limit: int, kind: str | None, run: str | None) -> list[Entry]:
         """Entries of rows that are FAILED now, or stuck, the newest first."""

@@ -8,7 +8,7 @@ from pooltable.events import Key
 from pooltable.table.database import Connection, Session
 from pooltable.table.kinds import is_kind
 from pooltable.table.rescue import Rescuer, taken_back
-from pooltable.table.statements import Statements
+from pooltable.table.statements import Statements, in_order, portions
 from pooltable.table.states import Status
 
 AT_ONCE = 1000
@@ -62,13 +62,6 @@ def _requeue_some(c: Connection, s: Statements, keys: Sequence[Key]) -> int:
     return count
 
 
-def in_order(keys: Sequence[Key]) -> list[Key]:
-    try:
-        return sorted(keys)
-    except TypeError:
-        return sorted(keys, key=repr)
-
-
 def release_dead(session: Session, s: Statements) -> int:
     """Gives back the rows of dead runners at no cost."""
     rescuer = Rescuer(s, "", 0.0)
@@ -84,14 +77,22 @@ def release_dead(session: Session, s: Statements) -> int:
 
 
 def release_foreign(session: Session, s: Statements) -> int:
-    """Makes DOING rows PENDING that have no open entry: somebody else started them, or left them so."""
+    """Makes DOING rows PENDING that no claim lists: somebody else started them, or left them so. Stuck ones stay."""
+    doing = f"{s.is_word[Status.DOING]}{s.has_key}{s.scope}"
+    stuck = f"EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended = 'stuck')"
+    held = session.read(s.held_keys)
+    keys = session.read(lambda c: c.all(f"SELECT {s.keys} FROM {s.t} WHERE {doing} AND NOT {stuck}"))
+    asked = [key for key in keys if key not in held]
 
-    def work(c: Connection) -> int:
-        open_entry = f"EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended IS NULL)"
-        sql = (
-            f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.is_word[Status.DOING]} AND NOT"
-            f" {open_entry}{s.scope}"
-        )
-        return c.run(sql)
+    def work(c: Connection, some: Sequence[Key]) -> int:
+        free = s.lock_rows(c, some, Status.DOING, s.scope)
+        # Asked again under the rows' locks: who claims one now has to wait, and who claimed it before has a record.
+        free -= s.held_keys(c)
+        pending = f"UPDATE {s.t} SET {s.set_word[Status.PENDING]} WHERE {s.row_is} AND {s.is_word[Status.DOING]}"
+        return c.many(pending, in_order(list(free))) if free else 0
 
-    return session.transact(work)
+    return sum(
+        session.transact(lambda c, some=some: work(c, some))  # type: ignore[misc]
+        for some in portions(asked, AT_ONCE)
+        if some
+    )

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pooltable.table import identity
 from pooltable.table.database import Connection, Session
-from pooltable.table.finishing import write_ends
+from pooltable.table.finishing import OpenClaims, write_ends
 from pooltable.table.neighbours import Process
 from pooltable.table.statements import Opening, Statements, Write
 from pooltable.table.states import Claim, Fate, Retry, Status
@@ -89,7 +89,6 @@ class Rescuer:
             f" {epoch('expires_at')}"
             f" FROM {s.names.runners} WHERE job = {s.mark} AND stopped_at IS NULL"
         )
-        self._sql_holders = f"SELECT runner_id, count(*) FROM {s.e} WHERE ended IS NULL GROUP BY runner_id"
         self._sql_stopped = (
             f"UPDATE {s.names.runners} SET stopped_at = {now} WHERE id = {s.mark} AND stopped_at IS NULL"
         )
@@ -100,11 +99,11 @@ class Rescuer:
             self._quiet_until = time.monotonic() + self._seconds
 
     def holders(self, c: Connection) -> dict[str, int]:
-        """How many open entries each runner holds."""
-        return {str(runner): int(count) for runner, count in c.all(self._sql_holders)}
+        """How many rows the claims of each runner hold."""
+        return self._s.holders(c)
 
     def deaths(self, c: Connection, holders: dict[str, int]) -> Deaths:
-        """Judges every runner of the job that has not stopped, and whoever holds open entries."""
+        """Judges every runner of the job that has not stopped, and whoever holds rows."""
         moment = time.monotonic()
         here = identity.boot_id(), identity.pid_namespace()
         living, gone, lapsed, waits = {self._own}, set(), set(), []
@@ -165,8 +164,12 @@ class Rescuer:
 
         def work(c: Connection) -> list[Fate]:
             opening = s.opening(c, self._own)
-            claims = [claim for claim in s.claimed(c, self._own, 0) if claim.claim_no in numbers]
-            return write_ends(c, s, self._own, [rescued(claim, reason, retry) for claim in claims], opening.now)
+            claims = OpenClaims(self._own)
+            writes = []
+            for record, ended, _ in s.open_records(c, self._own):
+                claims.records[record.no] = record
+                writes += [rescued(claim, reason, retry) for claim in record.claims(ended) if claim.claim_no in numbers]
+            return write_ends(c, s, claims, writes, opening)
 
         return summed(session.transact(work), [self._own], None)
 
@@ -203,12 +206,19 @@ class Rescuer:
                 return None
             if by_lease and opening.left is not None and opening.left > 0:
                 return None
-            claims = s.claimed(c, runner, 0)[:AT_ONCE]
-            fates = write_ends(c, s, runner, [verdict(claim, runner) for claim in claims], opening.now)
+            claims = OpenClaims(runner)
+            writes: list[Write] = []
+            for record, ended, _ in s.open_records(c, runner, skip_locked=True):
+                if len(writes) >= AT_ONCE:
+                    break
+                claims.records[record.no] = record
+                writes += [verdict(claim, runner) for claim in record.claims(ended)]
+            fates = write_ends(c, s, claims, writes, opening)
             over = [fate for fate in fates if fate.why != "locked"]
-            if len(claims) < AT_ONCE and len(over) == len(claims):
+            left = bool(s.mine(c, runner, 0))
+            if not left:
                 c.run(self._sql_stopped, (runner,))
-            return over, len(claims) == AT_ONCE and bool(over)
+            return over, left and bool(over)
 
         fates: list[Fate] = []
         while True:
@@ -252,4 +262,5 @@ def taken_back(claim: Claim, status: Status, rescued: int, reason: str) -> Write
         reason=reason,
         detail=reason,
         log="",
+        remembered=True,
     )

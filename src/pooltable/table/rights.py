@@ -28,11 +28,17 @@ def needed(s: Statements, entries: bool) -> Iterator[Right]:
         yield Right(f"UPDATE ({column.bare})", s.t, sql)
     if not entries:
         return
-    for table, name in ((s.names.jobs, quote("job")), (s.names.runners, quote("id")), (s.e, s.names.key[0])):
+    for table, name in (
+        (s.names.jobs, quote("job")),
+        (s.names.runners, quote("id")),
+        (s.r, "number"),
+        (s.e, s.names.key[0]),
+    ):
         yield Right("SELECT", table, f"EXPLAIN SELECT {name} FROM {table} WHERE 1 = 0")
         yield Right("INSERT", table, f"EXPLAIN INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0")
         yield Right("UPDATE", table, f"EXPLAIN UPDATE {table} SET {name} = NULL WHERE 1 = 0")
     yield deleting(s.e)
+    yield deleting(s.r)
 
 
 def deleting(table: str) -> Right:

@@ -1,8 +1,10 @@
 """The side tables: what pooltable must remember, beside the user's table and in the same schema.
 
-    pooltable_job       one row for each job: which table, key and words it means, and whether it is paused
-    pooltable_runner    one row for each start of a runner: its lease, and how to tell whether its process lives
-    pooltable_<job>     one entry for each row that was ever claimed, keyed as the user's table is
+    pooltable_job            one row for each job: which table, key and words it means, and whether it is paused
+    pooltable_runner         one row for each start of a runner: its lease, and how to tell whether its process lives
+    pooltable_<job>_claims   one record for each claim of a handful of rows, and what became of each (records.py)
+    pooltable_<job>_entry    one entry for each row that once ended otherwise than by returning at its first attempt,
+                             keyed as the user's table is
 
 The text made here is what `init --print` shows, so a person may run it where pooltable may not create tables.
 """
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from pooltable.table.dialects import Dialect
     from pooltable.table.mapping import Mapping
 
-VERSION = 1
+# The form of the side tables. 1 had an entry for every row, and no records of claims.
+VERSION = 2
 
 # 63 bytes is what PostgreSQL keeps of a name; the others keep 64 characters or more.
 LONGEST_NAME = 63
@@ -38,9 +41,13 @@ def shortened(name: str) -> str:
 
 
 def entry_table(job: str) -> str:
-    """The name of a job's table of entries; a job named as one of the other two side tables gives way to it."""
-    taken = job.casefold() in ("job", "runner")
-    return shortened(f"pooltable_{job}_entries" if taken else f"pooltable_{job}")
+    """The name of a job's table of entries."""
+    return shortened(f"pooltable_{job}_entry")
+
+
+def claims_table(job: str) -> str:
+    """The name of a job's table of claims. (`pooltable_<job>_claim` is the index over the user's table.)"""
+    return shortened(f"pooltable_{job}_claims")
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,9 @@ class Names:
 
     jobs: str
     runners: str
+    claims: str
     entries: str
+    entries_before: str  # the table of the form before, which is dropped by hand
     key: tuple[str, ...]
     open_index: str
     due_index: str
@@ -66,7 +75,9 @@ def names_for(mapping: Mapping, job: str, dialect: Dialect) -> Names:
     return Names(
         jobs=qualified("pooltable_job"),
         runners=qualified("pooltable_runner"),
+        claims=qualified(claims_table(job)),
         entries=qualified(entry_table(job)),
+        entries_before=qualified(shortened(f"pooltable_{job}")),
         # A user's key column may be called as one of our own columns.
         key=tuple(quote(f"key_{c.name}" if c.name.lower() in _OWN else c.name) for c in mapping.key),
         open_index=shortened(f"pooltable_{job}_open"),
@@ -80,7 +91,11 @@ def create_tables(mapping: Mapping, job: str, dialect: Dialect, key_types: Seque
     """The statements that make the side tables, each of which does nothing where its table is there."""
     names, quote, t = names_for(mapping, job, dialect), dialect.quote, dialect.types
     keys = [f"{name} {kind} NOT NULL" for name, kind in zip(names.key, key_types, strict=True)]
-    inner = "".join(f",\n    KEY {quote(name)} ({columns})" for name, columns in _inner_indexes(names, dialect))
+    inner = inner_claims = ""
+    if not dialect.partial_indexes:
+        # They cannot be made "if not exists" afterwards.
+        inner_claims = f",\n    KEY {quote(names.open_index)} (closed_at, number)"
+        inner = f",\n    KEY {quote(names.due_index)} (not_before)"
     return [
         f"""CREATE TABLE IF NOT EXISTS {names.jobs} (
     {quote("job")} {t["name"]} NOT NULL PRIMARY KEY,
@@ -107,6 +122,21 @@ def create_tables(mapping: Mapping, job: str, dialect: Dialect, key_types: Seque
     expires_at {t["time"]} NOT NULL,
     stopped_at {t["time"]}
 ){dialect.table_options}""",
+        f"""CREATE TABLE IF NOT EXISTS {names.claims} (
+    number {dialect.counted},
+    runner_id {t["id"]} NOT NULL,
+    no {t["long"]} NOT NULL,
+    turn {t["long"]} NOT NULL,
+    changed {t["integer"]} NOT NULL,
+    claimed_at {t["time"]} NOT NULL,
+    closed_at {t["time"]},
+    size {t["integer"]} NOT NULL,
+    left_open {t["integer"]} NOT NULL,
+    row_keys {t["text"]} NOT NULL,
+    known {t["text"]},
+    ended {t["letters"]} NOT NULL,
+    times {t["text"]}{inner_claims}
+){dialect.claims_options}""",
         f"""CREATE TABLE IF NOT EXISTS {names.entries} (
     {("," + chr(10) + "    ").join(keys)},
     runner_id {t["id"]} NOT NULL,
@@ -130,27 +160,24 @@ def create_tables(mapping: Mapping, job: str, dialect: Dialect, key_types: Seque
     ]
 
 
-def _inner_indexes(names: Names, dialect: Dialect) -> list[tuple[str, str]]:
-    """The indexes that are made with the table of entries, where they cannot be made "if not exists"."""
-    if dialect.partial_indexes:
-        return []
-    return [(names.open_index, "ended, runner_id, claim_no"), (names.due_index, "not_before")]
-
-
 def create_indexes(mapping: Mapping, job: str, dialect: Dialect) -> list[str]:
-    """The indexes over the entries: the open ones of a runner, those under back-off by when they are due, the failed
-    ones by time."""
+    """The indexes over the side tables: the open claims by number, entries under back-off by when they are due, and the
+    failed ones by time.
+
+    The open claims not by their runner, nor by what is left open of them: a column in the condition of an index keeps
+    PostgreSQL from updating a record in place.
+    """
     names = names_for(mapping, job, dialect)
     if not dialect.partial_indexes:
         return []
     wanted = [
-        (names.open_index, "runner_id, claim_no", "ended IS NULL"),
-        (names.due_index, "not_before", "not_before IS NOT NULL"),
-        (names.failed_index, "finished_at", "ended IN ('failed', 'stuck')"),
+        (names.open_index, names.claims, "number", "closed_at IS NULL"),
+        (names.due_index, names.entries, "not_before", "not_before IS NOT NULL"),
+        (names.failed_index, names.entries, "finished_at", "ended IN ('failed', 'stuck')"),
     ]
     return [
-        dialect.create_index(name, mapping.schema, names.entries, columns, condition)
-        for name, columns, condition in wanted
+        dialect.create_index(name, mapping.schema, table, columns, condition)
+        for name, table, columns, condition in wanted
     ]
 
 

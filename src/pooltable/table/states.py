@@ -255,38 +255,3 @@ def judge(ended: RowOutcome, claim: Claim, retry: Retry, chance: float = 0.5) ->
             return Again(retry.pause_after(fails, chance), *words, counts="fails")
         case _:
             assert_never(ended.how)
-
-
-class Found(NamedTuple):
-    """What stands in the database for a claim that could not be written in the common way."""
-
-    row: Literal["missing", "pending", "doing", "done", "failed", "other"]
-    runner_id: str | None  # None: there is no entry
-    claim_no: int
-    ended: str | None
-
-
-Written = Literal["done", "failed", "retry", "later", "released"]
-Explained = Literal["vanished", "overwritten", "fenced", "marked", "stuck"] | Written | None
-
-
-def explain(found: Found, runner_id: str, claim: Claim) -> Explained:
-    """Why a finish does not go through, or how it ended if it was written before; None: nothing is in its way.
-
-    Written before is what is found after a connection was lost in a COMMIT that got through.
-    """
-    ours = found.runner_id == runner_id and found.claim_no == claim.claim_no
-    match found.ended:
-        case "done" | "failed" | "retry" | "later" | "released" | "stuck" as ended if ours:
-            return ended
-        case _ if found.row == "missing" and (ours or found.runner_id is None):
-            return "vanished"
-        case _ if not ours or found.ended is not None:
-            return "fenced"
-    match found.row:
-        case "doing":
-            return None
-        case "done" | "failed":
-            return "marked"
-        case _:
-            return "overwritten"

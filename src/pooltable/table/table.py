@@ -428,8 +428,8 @@ class TaskTable:
         return self._reading(lambda c: make_index(c, s, looker))
 
     def prune(self, older_than: float = 30 * 86400.0, *, dry_run: bool = False) -> Pruned:
-        """Removes finished entries older than so many seconds, those of rows that are gone, and runners that are long
-        over; how many of each. Rows stay as they are, and with `dry_run` everything does."""
+        """Removes finished entries older than so many seconds, those of rows that are gone, and runners and claims that
+        are long over; how many of each. Rows stay as they are, and with `dry_run` everything does."""
         statements = self._known
         self.prepare(create=False)
         if not self._entries:

@@ -8,15 +8,18 @@ from pooltable.events import Key
 from pooltable.table.database import Connection, Session
 from pooltable.table.statements import Statements
 
+LEAST = 3600.0  # seconds after which a claim may go, however little is asked for
 AT_ONCE = 1000  # entries in one transaction
 
 
 class Pruned(NamedTuple):
-    """How many finished entries were removed, how many of rows that are gone, and how many runners."""
+    """How many finished entries were removed, how many of rows that are gone, how many runners, and how many claims
+    that are over."""
 
     old: int
     gone: int
     runners: int
+    claims: int = 0
 
 
 def prune(session: Session, s: Statements, older_than: float, dry_run: bool) -> Pruned:
@@ -27,11 +30,18 @@ def prune(session: Session, s: Statements, older_than: float, dry_run: bool) -> 
     d, m = s.dialect, s.mark
     now = d.epoch(d.now)
     old = f"pt_e.ended IN ('done', 'failed') AND {d.epoch('pt_e.finished_at')} < {now} - {m}"
-    gone = f"pt_e.ended IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {s.t} WHERE {s.same})"
+    gone = f"NOT EXISTS (SELECT 1 FROM {s.t} WHERE {s.same})"
     # One that was killed has not stopped, but its lease ran out.
     over = (
         f"job = {m} AND {d.epoch('coalesce(stopped_at, expires_at)')} < {now} - {m}"
-        f" AND id NOT IN (SELECT runner_id FROM {s.e} WHERE ended IS NULL)"
+        f" AND id NOT IN (SELECT runner_id FROM {s.r} WHERE closed_at IS NULL)"
+    )
+    # Of a runner that may still read back what a lost commit did, nothing is removed; nor the greatest number, which
+    # SQLite would give again.
+    closed = (
+        f"closed_at IS NOT NULL AND {d.epoch('closed_at')} < {now} - {m} AND number < (SELECT max(number) FROM {s.r})"
+        f" AND runner_id NOT IN (SELECT id FROM {s.names.runners} WHERE stopped_at IS NULL AND"
+        f" {d.epoch('expires_at')} > {now} - {LEAST})"
     )
     if dry_run:
 
@@ -41,10 +51,28 @@ def prune(session: Session, s: Statements, older_than: float, dry_run: bool) -> 
         entries = f"{s.e} AS pt_e"
         both = count(entries, f"({old}) AND ({gone})", older_than)
         gone_count = count(entries, gone) - both
-        return Pruned(count(entries, old, older_than), gone_count, count(s.names.runners, over, s.job, older_than))
+        runners = count(s.names.runners, over, s.job, older_than)
+        return Pruned(count(entries, old, older_than), gone_count, runners, count(s.r, closed, max(older_than, LEAST)))
     old_count, gone_count = _remove(session, s, old, (older_than,)), _remove(session, s, gone, ())
     runners = session.transact(lambda c: c.run(f"DELETE FROM {s.names.runners} WHERE {over}", (s.job, older_than)))
-    return Pruned(old_count, gone_count, runners)
+    return Pruned(old_count, gone_count, runners, _remove_claims(session, s, closed, max(older_than, LEAST)))
+
+
+def _remove_claims(session: Session, s: Statements, closed: str, older_than: float) -> int:
+    """Removes the claims for which the condition holds, by number."""
+
+    def some(c: Connection) -> int:
+        sql = f"SELECT number FROM {s.r} WHERE {closed} ORDER BY number LIMIT {AT_ONCE}"
+        numbers = [row[0] for row in c.all(sql, (older_than,))]
+        if not numbers:
+            return 0
+        among, values = s.numbers_in(numbers)
+        return c.run(f"DELETE FROM {s.r} WHERE {among} AND closed_at IS NOT NULL", values)
+
+    removed = 0
+    while count := session.transact(some):
+        removed += count
+    return removed
 
 
 def _remove(session: Session, s: Statements, condition: str, values: tuple[float, ...]) -> int:
@@ -52,7 +80,9 @@ def _remove(session: Session, s: Statements, condition: str, values: tuple[float
     keys_at = ", ".join(s.value(column) for column in s.mapping.key)
     behind = f"({s.e_keys}) > ({keys_at})"
     # Asked once more under the entry's lock, so that one which was opened meanwhile stays.
-    drop = f"DELETE FROM {s.e} WHERE {s.entry_is} AND ended IS NOT NULL"
+    same = " AND ".join(f"{c.sql} = {s.e}.{name}" for c, name in zip(s.mapping.key, s.names.key, strict=True))
+    is_there = f"EXISTS (SELECT 1 FROM {s.t} WHERE {same})"
+    drop = f"DELETE FROM {s.e} WHERE {s.entry_is} AND (ended IS NOT NULL OR NOT {is_there})"
     removed, last = 0, None
 
     def some(c: Connection) -> tuple[int, Key | None]:

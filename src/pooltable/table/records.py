@@ -1,0 +1,176 @@
+"""The record of a claim: the handful of rows that were claimed in one transaction, and what became of each.
+
+    claim --> Record(number, keys, known)      written once, by the transaction that takes the rows
+    end   --> a letter for a row's place       written whole again with every group of ends
+
+A record is all that is remembered of a row that returned at its first attempt. A row that ended otherwise has an entry
+as well, and `known` is what its entry said when it was claimed. Values only: no database here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from pooltable.events import Key
+from pooltable.table.states import Claim
+
+# How many rows one claim may take. Its record is written whole with every group of ends, so it stays small.
+MOST_ROWS = 1000
+# The number of a row's claim is that of the record in the runner's own count, times this, and the row's place.
+PLACES = 1 << 20
+
+# The letters of `ended`, one for each place.
+HELD = "h"  # the claim holds the row
+RETURNED = "d"  # DONE at its first attempt: nothing else remembers it
+ENTERED = "e"  # it ended, and its entry tells how
+LEFT = "l"  # given back before it was started, without an entry
+GONE = "g"  # its end was told but not written: fenced out, overwritten, marked by the task, or the row is gone
+TAKEN = "t"  # somebody else took it back: a rescue, or a release by hand
+
+
+class Known(NamedTuple):
+    """What a row's entry says for an attempt that begins: counts of this round so far, and the round itself."""
+
+    attempt: int
+    fails: int
+    lost: int
+    rescued: int
+    round: str
+
+
+class Record(NamedTuple):
+    """A claim as its runner, or a rescuer, knows it. `number` is the order of claims, drawn by the database; (`runner`,
+    `no`) is its identity, because a database that was restored gives numbers again."""
+
+    number: int
+    runner: str
+    no: int
+    keys: Sequence[Key]
+    known: dict[int, Known]
+
+    def claim(self, place: int) -> Claim:
+        """The claim of the row at this place."""
+        known = self.known.get(place)
+        if known is None:
+            return Claim(self.keys[place], self.no * PLACES + place, 1, 0, 0, 0, f"{self.runner}-{self.no}-{place}")
+        attempt, fails, lost, rescued, round_ = known
+        return Claim(self.keys[place], self.no * PLACES + place, attempt, fails, lost, rescued, round_)
+
+    def claims(self, ended: str | None = None) -> list[Claim]:
+        """The claims of the rows that it holds; of all of them without `ended`."""
+        return [self.claim(place) for place in held(ended)] if ended else list(map(self.claim, range(len(self.keys))))
+
+
+def held(ended: str) -> Iterator[int]:
+    """The places that are held."""
+    return (place for place, letter in enumerate(ended) if letter == HELD)
+
+
+def place_of(claim_no: int) -> tuple[int, int]:
+    """The record's number in its runner's count, and the place in it."""
+    return divmod(claim_no, PLACES)
+
+
+# ---- as text
+
+_compact = (",", ":")
+
+
+def keys_as_text(keys: Sequence[Key]) -> str:
+    """Keys as JSON: a list of values, or of lists where the key has several columns."""
+    values: Any = [key[0] for key in keys] if len(keys[0]) == 1 else keys
+    return json.dumps(values, default=_tagged, separators=_compact, ensure_ascii=False)
+
+
+def keys_of_text(text: str) -> list[Key]:
+    """The keys again, with the types that they had."""
+    values = json.loads(text, object_hook=_untagged) if "{" in text else json.loads(text)
+    if values and isinstance(values[0], list):
+        return [tuple(value) for value in values]
+    return [(value,) for value in values]
+
+
+def key_in_text(key: Key) -> str:
+    """What stands in the text of keys where this key does: before and behind it is a bracket or a comma."""
+    return keys_as_text([key])[1:-1]
+
+
+# Types of keys that JSON has no form for: a letter, how it is written, how it is read.
+_TAGS: tuple[tuple[str, type[Any], Any, Any], ...] = (
+    ("uuid", UUID, str, UUID),
+    ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
+    ("date", date, date.isoformat, date.fromisoformat),
+    ("time", time, time.isoformat, time.fromisoformat),
+    ("decimal", Decimal, str, Decimal),
+    ("bytes", bytes, bytes.hex, bytes.fromhex),
+)
+
+
+def _tagged(value: Any) -> dict[str, str]:
+    if isinstance(value, (memoryview, bytearray)):
+        value = bytes(value)
+    for tag, kind, write, _ in _TAGS:
+        if isinstance(value, kind):
+            return {tag: write(value)}
+    raise TypeError(f"a key of type {type(value).__name__} cannot be remembered")
+
+
+def _untagged(pair: dict[str, str]) -> Any:
+    ((tag, text),) = pair.items()
+    return next(read for name, _, _, read in _TAGS if name == tag)(text)
+
+
+def known_as_text(known: dict[int, Known]) -> str | None:
+    """None where no row of the claim had an entry, as is usual."""
+    return json.dumps({place: list(facts) for place, facts in known.items()}, separators=_compact) if known else None
+
+
+def known_of_text(text: str | None) -> dict[int, Known]:
+    return {int(place): Known(*facts) for place, facts in json.loads(text).items()} if text else {}
+
+
+def times_as_text(times: dict[int, tuple[float | None, int | None]], size: int) -> str | None:
+    """For each place the milliseconds it ran and its worker, as `12:0`; nothing where that is not known."""
+    if not times:
+        return None
+    parts = []
+    for place in range(size):
+        seconds, worker = times.get(place, (None, None))
+        parts.append("" if seconds is None else f"{seconds * 1000:.0f}:{'' if worker is None else worker}")
+    return ",".join(parts)
+
+
+def time_at(times: str | None, place: int) -> tuple[float | None, int | None]:
+    """The seconds that the row at this place ran, and its worker."""
+    part = times.split(",")[place] if times else ""
+    milliseconds, _, worker = part.partition(":")
+    return (float(milliseconds) / 1000 if milliseconds else None), (int(worker) if worker else None)
+
+
+class Rivals:
+    """The keys of open claims, remembered because they never change: each is read once."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, dict[Key, int]] = {}
+
+    def unknown(self, numbers: Iterable[int]) -> list[int]:
+        return [number for number in numbers if number not in self._places]
+
+    def learn(self, number: int, keys: Sequence[Key]) -> None:
+        self._places[number] = {key: place for place, key in enumerate(keys)}
+
+    def listing(self, number: int, keys: Iterable[Key]) -> dict[Key, int]:
+        """Those of the keys that the claim took, with their places in it."""
+        places = self._places[number]
+        return {key: places[key] for key in keys if key in places}
+
+    def keep(self, numbers: Iterable[int]) -> None:
+        """Forgets all but these."""
+        wanted = set(numbers)
+        if len(self._places) > 2 * len(wanted) + 100:
+            self._places = {number: places for number, places in self._places.items() if number in wanted}
