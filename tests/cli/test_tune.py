@@ -157,7 +157,7 @@ def test_save_writes_the_choice_beside_what_somebody_wrote(rows: Any) -> None:
         f"processes = {processes}  # a guess\n# the end\nthreads = 1\n"
     )
     # Also what a flag said, though nothing else was measured.
-    done = rows.run("tune", "models:waits", "-p", "1", "--threads", "1", "--seconds", "2", "--save", "--json")
+    done = rows.run("tune", "models:waits", "-p", "1", "--threads", "1", "--seconds", "6", "--save", "--json")
     assert json.loads(done.stdout)["best"]["processes"] == 1
     assert "wrote processes = 1, threads = 1 to" in done.line
     assert "processes = 1  # a guess\n" in file.read_text()

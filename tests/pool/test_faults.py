@@ -863,11 +863,9 @@ if __name__ == "__main__":
 def test_the_end_of_the_program_ends_a_pool_and_waits_for_an_executor(method: str, tmp_path: Path, kind: str) -> None:
     script = tmp_path / "script.py"
     script.write_text(AT_EXIT.format(method=method))
-    begin = time.monotonic()
     ran = subprocess.run(
-        [sys.executable, script, kind], capture_output=True, text=True, env=environment(), timeout=30, check=False
+        [sys.executable, script, kind], capture_output=True, text=True, env=environment(), timeout=50, check=False
     )
-    assert time.monotonic() - begin < 10
     assert ran.returncode == 0
     assert "Traceback" not in ran.stderr
     if kind == "pool":
