@@ -124,6 +124,7 @@ class _File:
                 before = self._kept.get(serial)
                 kept[serial] = (before[0] if before else head[:KEPT], tail[-KEPT:] if tail else head[KEPT:])
         # The worker does not wait for us, so this reads until nothing more comes, and then empties the file at once.
+        # What is written between the two is lost: little as a rule, more where writes stand in line for the file.
         unread = b""
         while more := self.read(first + len(unread), first + UNREAD):
             unread += more
