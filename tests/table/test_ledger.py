@@ -164,6 +164,24 @@ def test_a_row_set_back_by_hand_and_claimed_by_another_belongs_to_it_whoever_end
     assert place.sql("SELECT status, caption FROM video") == [("DONE", "newer")]
 
 
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_a_row_set_back_by_hand_twice_belongs_to_the_newest_claim_whatever_order_the_others_end_in(place, newest_first):
+    table = place.video(1, write=("caption",))
+    one, two = place.lease(table), place.lease(table)
+    older = []
+    for _ in range(2):
+        older.append(one.one())
+        place.sql("UPDATE video SET status = 'PENDING'")
+    newest = two.one()
+    if newest_first:
+        older.reverse()
+    # Both in one exchange.
+    assert ends(one.done(*older, value="older")) == ["fenced", "fenced"]
+    assert place.statuses() == {1: "DOING"}
+    assert ends(two.done(newest, value="newest")) == ["done"]
+    assert place.sql("SELECT status, caption FROM video") == [("DONE", "newest")]
+
+
 def test_a_row_set_back_by_hand_whose_newer_claim_died_is_rescued_for_it_alone(place):
     table = place.video(1)
     one, two, three = (place.lease(table) for _ in range(3))
@@ -205,6 +223,24 @@ def test_numbers_that_come_again_after_a_restore_fool_nobody(place):
     new._lease._claims.records[1] = new._lease._claims.records[1]._replace(number=number)
     assert ends(old.done(claim)) == ["fenced"]
     assert ends(new.done(taken)) == ["done"]
+
+
+def test_a_claim_with_the_number_of_one_that_the_server_forgot_is_not_taken_for_it(place):
+    table = place.video(3)
+    one, two, three = (place.lease(table) for _ in range(3))
+    claims = one.claim(2)
+    two.one()
+    one.beat()  # it has read what the second claim lists
+    (_, number) = records(place, "number")
+    # The server forgot the second claim. Row 1 is set back by hand, and its newer claim gets that number.
+    place.sql("DELETE FROM pooltable_video_claims WHERE number = :number", number=number)
+    place.sql("UPDATE video SET status = 'PENDING' WHERE id IN (1, 3)")
+    newer = three.one()
+    assert newer.key == claims[0].key
+    place.sql("UPDATE pooltable_video_claims SET number = :number WHERE number >= :number", number=number)
+    three._lease._claims.records[1] = three._lease._claims.records[1]._replace(number=number)
+    assert ends(one.done(*claims)) == ["fenced", "done"]
+    assert ends(three.done(newer)) == ["done"]
 
 
 def test_a_counter_that_is_behind_is_pushed_forward_by_the_next_start(postgresql):

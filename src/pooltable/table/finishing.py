@@ -27,6 +27,7 @@ from pooltable.table.records import (
     LEFT,
     RETURNED,
     TAKEN,
+    Name,
     Record,
     Rivals,
     place_of,
@@ -195,13 +196,13 @@ class _Ending:
     def _taken_later(self, ends: Sequence[Wanted]) -> set[int]:
         """Those whose rows a later claim took, be it open or over: what stands in them is its doing."""
         found: set[int] = set()
-        numbers = self.s.later(self.c, min(one.number for one in ends), READ_AT_MOST)
-        if numbers is None:
+        names = self.s.later(self.c, min(one.number for one in ends), READ_AT_MOST)
+        if names is None:
             return {one.write.claim.claim_no for one in ends if self.s.claims_of(self.c, one.key, one.number, limit=1)}
-        self._learn(numbers)
-        for number in numbers:
-            earlier = {one.key: one for one in ends if one.number < number}
-            found.update(earlier[key].write.claim.claim_no for key in self.owner.rivals.listing(number, earlier))
+        _learn(self.c, self.s, self.owner.rivals, names)
+        for name in names:
+            listed = self.owner.rivals.listing(name, {one.key for one in ends})
+            found.update(one.write.claim.claim_no for one in ends if one.key in listed and one.number < name.number)
         return found
 
     # ---- who holds a row
@@ -217,9 +218,6 @@ class _Ending:
                 self._set(one, GONE)
                 self._tell(one.write, "fenced")
         return [one for one in ends if one.write.claim.claim_no not in fenced]
-
-    def _learn(self, numbers: Sequence[int]) -> None:
-        _learn(self.c, self.s, self.owner.rivals, numbers)
 
     # ---- writing
 
@@ -309,24 +307,32 @@ def overtaken(c: Connection, s: Statements, owner: OpenClaims, asked: Sequence[t
     if not asked:
         return set()
     found: set[int] = set()
-    numbers = s.newer(c, min(number for number, _, _ in asked))
-    _learn(c, s, owner.rivals, numbers)
-    for number in numbers:
-        earlier = {key: claim_no for older, key, claim_no in asked if older < number}
-        listed = owner.rivals.listing(number, earlier)
-        if not listed:
+    # One runner may have several claims that list a row, each of which a later one overtakes.
+    places: defaultdict[Key, list[tuple[int, int]]] = defaultdict(list)
+    for number, key, claim_no in asked:
+        places[key].append((number, claim_no))
+    names = s.newer(c, min(number for number, _, _ in asked))
+    _learn(c, s, owner.rivals, names)
+    for name in names:
+        listed = {
+            place: [claim_no for older, claim_no in places[key] if older < name.number]
+            for key, place in owner.rivals.listing(name, places.keys()).items()
+        }
+        if not any(listed.values()):
             continue
-        letters = s.ended_of_records(c, [number]).get(number, "")
-        found.update(earlier[key] for key, place in listed.items() if letters[place : place + 1] == HELD)
-    owner.rivals.keep([*numbers, *(record.number for record in owner.records.values())])
+        letters = s.ended_of_records(c, [name.number]).get(name.number, "")
+        for place, earlier in listed.items():
+            if letters[place : place + 1] == HELD:
+                found.update(earlier)
+    owner.rivals.keep([*names, *(record.name for record in owner.records.values())])
     return found
 
 
-def _learn(c: Connection, s: Statements, rivals: Rivals, numbers: Sequence[int]) -> None:
-    unknown = rivals.unknown(numbers)
+def _learn(c: Connection, s: Statements, rivals: Rivals, names: Sequence[Name]) -> None:
+    unknown = {name.number: name for name in rivals.unknown(names)}
     if unknown:
-        for number, keys in s.keys_of_records(c, unknown):
-            rivals.learn(number, keys)
+        for number, keys in s.keys_of_records(c, list(unknown)):
+            rivals.learn(unknown[number], keys)
 
 
 def fate_of(write: Write) -> Fate:

@@ -10,7 +10,7 @@ as well, and `known` is what its entry said when it was claimed. Values only: no
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -43,15 +43,27 @@ class Known(NamedTuple):
     round: str
 
 
+class Name(NamedTuple):
+    """What names a claim. `number` is the order of claims, drawn by the database; (`runner`, `no`) is its identity,
+    because a database that was restored gives numbers again."""
+
+    number: int
+    runner: str
+    no: int
+
+
 class Record(NamedTuple):
-    """A claim as its runner, or a rescuer, knows it. `number` is the order of claims, drawn by the database; (`runner`,
-    `no`) is its identity, because a database that was restored gives numbers again."""
+    """A claim as its runner, or a rescuer, knows it; `number`, `runner` and `no` as in its name."""
 
     number: int
     runner: str
     no: int
     keys: Sequence[Key]
     known: dict[int, Known]
+
+    @property
+    def name(self) -> Name:
+        return Name(self.number, self.runner, self.no)
 
     def claim(self, place: int) -> Claim:
         """The claim of the row at this place."""
@@ -156,21 +168,21 @@ class Rivals:
     """The keys of open claims, remembered because they never change: each is read once."""
 
     def __init__(self) -> None:
-        self._places: dict[int, dict[Key, int]] = {}
+        self._places: dict[Name, dict[Key, int]] = {}
 
-    def unknown(self, numbers: Iterable[int]) -> list[int]:
-        return [number for number in numbers if number not in self._places]
+    def unknown(self, names: Iterable[Name]) -> list[Name]:
+        return [name for name in names if name not in self._places]
 
-    def learn(self, number: int, keys: Sequence[Key]) -> None:
-        self._places[number] = {key: place for place, key in enumerate(keys)}
+    def learn(self, name: Name, keys: Sequence[Key]) -> None:
+        self._places[name] = {key: place for place, key in enumerate(keys)}
 
-    def listing(self, number: int, keys: Iterable[Key]) -> dict[Key, int]:
+    def listing(self, name: Name, keys: Set[Key]) -> dict[Key, int]:
         """Those of the keys that the claim took, with their places in it."""
-        places = self._places[number]
-        return {key: places[key] for key in keys if key in places}
+        places = self._places.get(name, {})
+        return {key: places[key] for key in keys & places.keys()}
 
-    def keep(self, numbers: Iterable[int]) -> None:
+    def keep(self, names: Iterable[Name]) -> None:
         """Forgets all but these."""
-        wanted = set(numbers)
+        wanted = set(names)
         if len(self._places) > 2 * len(wanted) + 100:
-            self._places = {number: places for number, places in self._places.items() if number in wanted}
+            self._places = {name: places for name, places in self._places.items() if name in wanted}

@@ -21,6 +21,7 @@ from pooltable.table.dialects import Dialect
 from pooltable.table.mapping import Column, Mapping
 from pooltable.table.records import (
     Known,
+    Name,
     Record,
     held,
     key_in_text,
@@ -168,7 +169,7 @@ class Statements:
         # ---- claims
         self.sql_opened = f"SELECT number, runner_id, no, turn, changed, left_open, ended FROM {self.r}"
         self.sql_record = f"SELECT number, runner_id, no, row_keys, known, ended, turn FROM {self.r}"
-        self.sql_newer = f"SELECT number FROM {self.r} WHERE closed_at IS NULL AND number > {mark}"
+        self.sql_newer = f"SELECT number, runner_id, no FROM {self.r} WHERE closed_at IS NULL AND number > {mark}"
         self.sql_mine = (
             f"SELECT no, ended FROM {self.r} WHERE closed_at IS NULL AND number >= {mark} AND runner_id = {mark}"
         )
@@ -362,9 +363,9 @@ class Statements:
         rows = c.all(f"{sql} ORDER BY number{self.lock_free if skip_locked else ''}", (runner, first))
         return [_record(row) for row in rows]
 
-    def newer(self, c: Connection, number: int) -> list[int]:
-        """The numbers of the open records that are greater than this one."""
-        return [row[0] for row in c.all(self.sql_newer, (number,))]
+    def newer(self, c: Connection, number: int) -> list[Name]:
+        """The open records with a greater number than this one."""
+        return [Name._make(row) for row in c.all(self.sql_newer, (number,))]
 
     def keys_of_records(self, c: Connection, numbers: Sequence[int]) -> list[tuple[int, list[Key]]]:
         among, values = self.numbers_in(numbers)
@@ -378,10 +379,10 @@ class Statements:
         among, values = self.numbers_in(numbers)
         return dict(c.all(f"SELECT number, ended FROM {self.r} WHERE {among} AND closed_at IS NULL", values))
 
-    def later(self, c: Connection, number: int, most: int) -> list[int] | None:
-        """The numbers of all claims after this one, open or over; None where they are more than `most`."""
-        sql = f"SELECT number FROM {self.r} WHERE number > {self.mark} ORDER BY number LIMIT {most + 1}"
-        found = [row[0] for row in c.all(sql, (number,))]
+    def later(self, c: Connection, number: int, most: int) -> list[Name] | None:
+        """All claims after this one, open or over; None where they are more than `most`."""
+        sql = f"SELECT number, runner_id, no FROM {self.r} WHERE number > {self.mark} ORDER BY number LIMIT {most + 1}"
+        found = [Name._make(row) for row in c.all(sql, (number,))]
         return found if len(found) <= most else None
 
     def claims_of(
