@@ -14,7 +14,7 @@ import pytest
 from pooltable import Retry, Words
 from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError
 from pooltable.outcomes import Stored
-from pooltable.table.database import Session
+from pooltable.table.database import Connection, Session
 from pooltable.table.statements import Statements
 from pooltable.table.states import Again, Done, Finish, Released
 from tests.table.places import Place, Watched, ends
@@ -196,6 +196,29 @@ def test_a_row_set_back_by_hand_whose_newer_claim_died_is_rescued_for_it_alone(p
     assert table.entry(1).rescued == 1
 
 
+def test_a_row_set_back_by_hand_that_is_just_being_claimed_gets_no_entry_from_its_older_claim(served, monkeypatch):
+    table = served.video(1)
+    one, two = served.lease(table), served.lease(table)
+    older = one.one()
+    served.sql("UPDATE video SET status = 'PENDING'")
+    told = []
+    insert = Statements.insert_record
+
+    def meanwhile(*arguments: Any) -> int:
+        # Its row is locked by the newer claim, which has seen that there is no entry.
+        told.extend(ends(one.done(older)))
+        return insert(*arguments)
+
+    monkeypatch.setattr(Statements, "insert_record", meanwhile)
+    newer = two.one()
+    monkeypatch.undo()
+    assert told == ["locked"]
+    assert ends(one.done(older)) == ["fenced"]
+    assert ends(two.done(newer)) == ["done"]
+    entry = table.entry(1)
+    assert (entry.ended, entry.runner, entry.idempotency_key) == ("done", two.id, newer.idempotency_key)
+
+
 def test_two_jobs_on_one_table_never_write_each_others_rows(place):
     table = place.video(4)
     other = place.table("video", job="other", words=Words("DONE", "LOOKING", "SEEN", "UNSEEN"))
@@ -288,6 +311,27 @@ def test_an_exchange_whose_answer_is_lost_is_told_by_the_next_one(place, monkeyp
     assert len(answer.claims) == 2
     assert set(ends(lease.done(*answer.claims))) == {"done"}
     assert table.entry(1).attempt == 1
+
+
+def test_an_end_that_did_not_get_through_is_written_though_a_later_exchange_wrote_others_of_its_claim(
+    place, monkeypatch
+):
+    lease = place.lease(place.video(3))
+    claims = lease.claim(3)
+    commit = Connection.commit
+
+    def cut(connection: Connection) -> None:
+        connection.rollback()
+        raise DatabaseUnavailable("cut off before the commit")
+
+    monkeypatch.setattr(Connection, "commit", cut)
+    with pytest.raises(DatabaseUnavailable):
+        lease.done(*claims)
+    monkeypatch.setattr(Connection, "commit", commit)
+    assert ends(lease.done(claims[1])) == ["done"]
+    assert ends(lease.done(*claims[::2])) == ["done", "done"]
+    assert set(place.statuses().values()) == {"DONE"}
+    assert records(place) == ["ddd"]
 
 
 # ---- versions

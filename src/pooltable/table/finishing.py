@@ -162,9 +162,17 @@ class _Ending:
                 (one.key,) = spelt
                 found.append(one)
             else:
-                elsewhere.append((one, self.s.state(self.c, one.key)))
+                elsewhere.append((one, self._state(one.key)))
         self._tell_elsewhere(elsewhere)
         return found
+
+    def _state(self, key: Key) -> str:
+        """The state of a row that is not DOING, or locked by somebody else, which then is told as if it were."""
+        state = self.s.state(self.c, key)
+        # A row that waits again is locked, because its entry is written: who is just claiming it does not know of that.
+        if state == Status.PENDING.value and not self.s.lock_rows(self.c, [key], Status.PENDING):
+            return Status.DOING.value
+        return state
 
     def _tell_elsewhere(self, ends: Sequence[tuple[Wanted, str]]) -> None:
         """What became of ends whose rows are not DOING, or locked by somebody else."""

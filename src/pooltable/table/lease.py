@@ -27,7 +27,7 @@ from pooltable.table.dialects import Trouble
 from pooltable.table.finishing import OpenClaims, as_failed, end_as_stuck, overtaken, write_ends
 from pooltable.table.neighbours import Process
 from pooltable.table.reading import Reader
-from pooltable.table.records import MOST_ROWS, PLACES, Record, held, place_of
+from pooltable.table.records import HELD, MOST_ROWS, PLACES, TAKEN, Record, held, place_of
 from pooltable.table.rescue import NOTHING_RESCUED, Rescue, Rescuer
 from pooltable.table.statements import Opening, Statements, Write, portions
 from pooltable.table.states import (
@@ -328,7 +328,8 @@ class Lease:
         return [of[write.claim.claim_no] for write in writes]
 
     def _written_before(self, c: Connection, writes: Sequence[Write]) -> dict[int, Fate]:
-        """The fates of ends that a transaction wrote whose answer was lost, if it got through: its turn tells."""
+        """The fates of ends that a transaction wrote whose answer was lost, if it got through: its turn and the
+        letters tell."""
         if self._unsure is None or not self._unsure.fates:
             return {}
         asked = {
@@ -340,16 +341,14 @@ class Lease:
         if not records:
             return {}
         numbers = sorted(self._claims.records[no].number for no in records)
-        turns = {
-            opened.no: opened.turn
-            for opened in self._statements.lock_records(c, numbers).values()
-            if opened.runner == self.id
-        }
-        return {
-            claim_no: fate
-            for claim_no, (turn, fate) in asked.items()
-            if turns.get(place_of(claim_no)[0], -1) >= turn and fate.why != "locked"
-        }
+        opened = {one.no: one for one in self._statements.lock_records(c, numbers).values() if one.runner == self.id}
+
+        def is_written(claim_no: int, turn: int) -> bool:
+            no, place = place_of(claim_no)
+            # A later turn may have written other places alone, and somebody else may have taken this one back.
+            return no in opened and opened[no].turn >= turn and opened[no].ended[place] not in (HELD, TAKEN)
+
+        return {claim_no: fate for claim_no, (turn, fate) in asked.items() if is_written(claim_no, turn)}
 
     def _one_by_one(self, writes: Sequence[Write]) -> list[Fate]:
         """A transaction for each end, because one of them undoes the whole transaction that it is in."""
