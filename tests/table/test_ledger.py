@@ -277,6 +277,23 @@ def test_a_counter_that_is_behind_is_pushed_forward_by_the_next_start(postgresql
     assert records(postgresql, "number") == [1000, 1001]
 
 
+def test_a_row_that_ends_while_foreign_ones_are_counted_is_not_counted(place, monkeypatch):
+    table = place.video(3)
+    lease = place.lease(table)
+    claims = lease.claim(2)
+    place.sql("UPDATE video SET status = 'DOING' WHERE id = 3")
+    place.foreign_doing = 1
+    held_keys = Statements.held_keys
+
+    def ended(s: Statements, c: Any) -> Any:
+        lease.done(*claims)
+        monkeypatch.undo()
+        return held_keys(s, c)
+
+    monkeypatch.setattr(Statements, "held_keys", ended)
+    assert table.foreign_doing() == 1
+
+
 # ---- answers that are lost
 
 

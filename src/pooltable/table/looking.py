@@ -122,12 +122,15 @@ class Looker:
         if not (self._entries and jobs.same_rows(c, s)):
             return self._count(c, doing)
         stuck = f"EXISTS (SELECT 1 FROM {s.e} AS pt_e WHERE {s.same} AND pt_e.ended = 'stuck')"
-        keys = c.all(f"SELECT {s.keys} FROM {s.t} WHERE {doing} AND NOT {stuck} LIMIT {COMPARED}")
-        if len(keys) < COMPARED:
-            # The claims first: what is claimed between the two questions is not taken for foreign.
-            held = s.held_keys(c)
-            return sum(key not in held for key in keys)
-        return max(0, self._count(c, f"{doing} AND NOT {stuck}") - sum(s.holders(c).values()))
+        sql = f"SELECT {s.keys} FROM {s.t} WHERE {doing} AND NOT {stuck} LIMIT {COMPARED}"
+        keys = c.all(sql)
+        if len(keys) == COMPARED:
+            return max(0, self._count(c, f"{doing} AND NOT {stuck}") - sum(s.holders(c).values()))
+        foreign = set(keys) - s.held_keys(c) if keys else set()
+        if foreign:
+            # Those that just ended between the two questions are not found again.
+            foreign &= set(c.all(sql)) - s.held_keys(c)
+        return len(foreign)
 
     def index_sql(self, c: Connection) -> str | None:
         """The SQL of the index that claims lack; None where there is one that serves them."""
