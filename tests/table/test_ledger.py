@@ -14,6 +14,7 @@ import pytest
 from pooltable import Retry, Words
 from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError
 from pooltable.outcomes import Stored
+from pooltable.table import statements
 from pooltable.table.database import Connection, Session
 from pooltable.table.statements import Statements
 from pooltable.table.states import Again, Done, Finish, Released
@@ -84,6 +85,20 @@ def test_more_rows_than_a_claim_takes_are_taken_by_several(place, monkeypatch):
     claims = lease.claim(10)
     assert [len(letters) for letters in records(place)] == [4, 4, 2]
     assert set(ends(lease.done(*claims))) == {"done"}
+
+
+def test_a_row_without_an_entry_is_looked_for_in_no_claim_whose_keys_only_contain_its_digits(place, monkeypatch):
+    table = place.video(35)
+    lease = place.lease(table)
+    for size in (1, 1, 1, 1, 1, 1, 3, 3, 3, 20):
+        lease.done(*lease.claim(size))
+    read = []
+    keys_of_text = statements.keys_of_text
+    monkeypatch.setattr(statements, "keys_of_text", lambda text: read.append(text) or keys_of_text(text))
+    for key, listed in ((1, 1), (3, 1), (7, 1), (8, 1), (9, 1), (15, 1), (16, 1), (35, 1), (36, 0)):
+        read.clear()
+        entry = table.entry(key)
+        assert (len(read), entry is not None) == (listed, listed == 1), key
 
 
 @pytest.mark.parametrize(

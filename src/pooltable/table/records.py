@@ -107,9 +107,13 @@ def keys_of_text(text: str) -> list[Key]:
     return [(value,) for value in values]
 
 
-def key_in_text(key: Key) -> str:
-    """What stands in the text of keys where this key does: before and behind it is a bracket or a comma."""
-    return keys_as_text([key])[1:-1]
+def patterns_of_key(key: Key) -> list[str]:
+    """Patterns for LIKE, with ! as the escape, of which one fits every text of keys that lists this one."""
+    text = keys_as_text([key])[1:-1].replace("!", "!!").replace("%", "!%").replace("_", "!_")
+    if text[-1] in '"]}':
+        return [f"%{text}%"]
+    # A number stands inside others, so it is looked for with what is around it: 5 would be found in almost every claim.
+    return [f"%,{text},%", f"[{text},%", f"%,{text}]", f"[{text}]"]
 
 
 # Types of keys that JSON has no form for: a letter, how it is written, how it is read.

@@ -24,11 +24,11 @@ from pooltable.table.records import (
     Name,
     Record,
     held,
-    key_in_text,
     keys_as_text,
     keys_of_text,
     known_as_text,
     known_of_text,
+    patterns_of_key,
 )
 from pooltable.table.states import ROUND_OVER, Claim, Ended, Status
 
@@ -389,20 +389,20 @@ class Statements:
         self, c: Connection, key: Key, after: int = 0, limit: int = 10, newest: int | None = None
     ) -> list[Traced]:
         """The claims that took a row, the newest first; `newest`: only so many of the newest claims are looked at."""
-        text = key_in_text(key)
         # Found as text, which may stand inside another key as well; decoded afterwards.
-        pattern = "%" + text.replace("!", "!!").replace("%", "!%").replace("_", "!_") + "%"
+        patterns = patterns_of_key(key)
+        is_listed = " OR ".join([f"row_keys LIKE {self.mark} ESCAPE '!'"] * len(patterns))
         d = self.dialect
         times = f"{d.epoch('claimed_at')}, {d.epoch('closed_at')}"
         sql = (
             f"SELECT number, runner_id, no, row_keys, known, ended, turn, {times}, times FROM {self.r} WHERE number >"
-            f" {self.mark} AND row_keys LIKE {self.mark} ESCAPE '!' ORDER BY number DESC"
+            f" {self.mark} AND ({is_listed}) ORDER BY number DESC"
         )
         if newest is not None:
             (greatest,) = c.all(f"SELECT max(number) FROM {self.r}")[0]
             after = max(after, (greatest or 0) - newest)
         found = []
-        for row in c.all(sql, (after, pattern)):
+        for row in c.all(sql, (after, *patterns)):
             record, ended, _ = _record(row[:7])
             for place, listed in enumerate(record.keys):
                 if listed == key:
