@@ -16,6 +16,7 @@ from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError
 from pooltable.outcomes import Stored
 from pooltable.table import statements
 from pooltable.table.database import Connection, Session
+from pooltable.table.records import keys_of_text
 from pooltable.table.statements import Statements
 from pooltable.table.states import Again, Done, Finish, Released
 from tests.table.places import Place, Watched, ends
@@ -131,6 +132,50 @@ def test_keys_of_every_type_come_back_from_a_claim_as_they_were(place, monkeypat
     dead.claim(20)
     place.process_gone(dead)
     assert lease.rescue(Retry()).pending == len(keys)
+
+
+@pytest.mark.parametrize(
+    "database, kind, keys",
+    [
+        ("postgresql", "INET", ["10.0.0.1", "10.0.0.0/8", "::1"]),
+        ("postgresql", "CIDR", ["10.0.0.0/8", "::/0"]),
+        ("postgresql", "TIME", ["00:00", "23:59:59.999999"]),
+        ("postgresql", "TIMESTAMPTZ", ["2024-02-29 12:00:00.5+02"]),
+        ("postgresql", "UUID", ["00000000-0000-4000-8000-000000000001"]),
+        ("postgresql", "BYTEA", ["\\x00ff"]),
+        ("mariadb", "TIME(6)", ["-838:59:59", "00:00:00.000001"]),
+        ("mariadb", "DATETIME(6)", ["2024-02-29 12:00:00.5"]),
+        ("mariadb", "VARBINARY(20)", ["\\x00"]),
+        ("mariadb", "UUID", ["00000000-0000-4000-8000-000000000001"]),
+    ],
+)
+def test_keys_of_a_servers_own_types_come_back_from_a_claim_as_they_were(request, database, kind, keys):
+    place = request.getfixturevalue(database)
+    place.script(f"CREATE TABLE video (id {kind} PRIMARY KEY, status VARCHAR(10))")
+    for key in keys:
+        mark = f"CAST(:key AS {kind})" if database == "postgresql" else ":key"
+        place.sql(f"INSERT INTO video VALUES ({mark}, 'PENDING')", key=key)
+    table = place.table("video")
+    lease = place.lease(table)
+    dead = place.lease(table)
+    dead.claim(20)
+    place.process_gone(dead)
+    assert lease.rescue(Retry()).pending == len(keys)
+    claims = lease.claim(20)
+    assert keys_of_text(records(place, "row_keys")[1]) == [claim.key for claim in claims]
+    assert set(ends(lease.done(*claims))) == {"done"}
+    assert all(table.entry(claim.key).ended == "done" for claim in claims)
+
+
+def test_a_key_whose_values_cannot_be_remembered_is_refused_in_one_line(postgresql):
+    postgresql.script(
+        "CREATE TABLE video (id INT4RANGE PRIMARY KEY, status VARCHAR(10))",
+        "INSERT INTO video VALUES (int4range(1, 5), 'PENDING')",
+    )
+    lease = postgresql.lease(postgresql.table("video"))
+    with pytest.raises(MappingError, match="Range.*use a whole number"):
+        lease.claim(1)
+    assert postgresql.value("SELECT status FROM video") == "PENDING"
 
 
 def test_a_composite_key_comes_back_from_a_claim(place):

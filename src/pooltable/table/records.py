@@ -11,11 +11,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence, Set
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+    ip_network,
+)
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from pooltable.errors import MappingError
 from pooltable.events import Key
 from pooltable.table.states import Claim
 
@@ -116,14 +128,28 @@ def patterns_of_key(key: Key) -> list[str]:
     return [f"%,{text},%", f"[{text},%", f"%,{text}]", f"[{text}]"]
 
 
+def _microseconds(value: timedelta) -> str:
+    return str(value // timedelta(microseconds=1))
+
+
+def _interval(text: str) -> timedelta:
+    return timedelta(microseconds=int(text))
+
+
 # Types of keys that JSON has no form for: a letter, how it is written, how it is read.
-_TAGS: tuple[tuple[str, type[Any], Any, Any], ...] = (
+_TAGS: tuple[tuple[str, type[Any] | tuple[type[Any], ...], Any, Any], ...] = (
     ("uuid", UUID, str, UUID),
     ("datetime", datetime, datetime.isoformat, datetime.fromisoformat),
     ("date", date, date.isoformat, date.fromisoformat),
     ("time", time, time.isoformat, time.fromisoformat),
+    # As MySQL gives a TIME, to the microsecond.
+    ("interval", timedelta, _microseconds, _interval),
     ("decimal", Decimal, str, Decimal),
     ("bytes", bytes, bytes.hex, bytes.fromhex),
+    # As PostgreSQL gives INET and CIDR; an interface is an address as well.
+    ("interface", (IPv4Interface, IPv6Interface), str, ip_interface),
+    ("address", (IPv4Address, IPv6Address), str, ip_address),
+    ("network", (IPv4Network, IPv6Network), str, ip_network),
 )
 
 
@@ -133,7 +159,7 @@ def _tagged(value: Any) -> dict[str, str]:
     for tag, kind, write, _ in _TAGS:
         if isinstance(value, kind):
             return {tag: write(value)}
-    raise TypeError(f"a key of type {type(value).__name__} cannot be remembered")
+    raise MappingError(f"a key whose values are {type(value).__name__} cannot be one; use a whole number, text or UUID")
 
 
 def _untagged(pair: dict[str, str]) -> Any:
