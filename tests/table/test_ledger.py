@@ -173,7 +173,7 @@ def test_a_key_whose_values_cannot_be_remembered_is_refused_in_one_line(postgres
         "INSERT INTO video VALUES (int4range(1, 5), 'PENDING')",
     )
     lease = postgresql.lease(postgresql.table("video"))
-    with pytest.raises(MappingError, match="Range.*use a whole number"):
+    with pytest.raises(MappingError, match=r"Range.*use a whole number"):
         lease.claim(1)
     assert postgresql.value("SELECT status FROM video") == "PENDING"
 
@@ -352,6 +352,12 @@ def test_a_row_that_ends_while_foreign_ones_are_counted_is_not_counted(place, mo
 
     monkeypatch.setattr(Statements, "held_keys", ended)
     assert table.foreign_doing() == 1
+
+
+@pytest.mark.parametrize("job", ["it's", 'the "best"', "100%", "Über"])
+def test_a_job_may_have_any_name(place, job):
+    lease = place.lease(place.video(1, job=job))
+    assert ends(lease.done(lease.one())) == ["done"]
 
 
 # ---- answers that are lost

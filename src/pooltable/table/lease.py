@@ -129,9 +129,10 @@ class Lease:
 
     def _open(self, c: Connection) -> None:
         s = self._statements
-        s.dialect.push_counter(c, s.r)
         self._insert(c)
-        jobs.hold(c, self._statements)
+        jobs.hold(c, s)
+        # Under the job's lock: of two starts at once the second would else set it back, behind what was drawn since.
+        s.dialect.push_counter(c, s.r)
 
     def _insert(self, c: Connection) -> None:
         s, d = self._statements, self._statements.dialect

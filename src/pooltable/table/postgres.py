@@ -73,7 +73,8 @@ class PostgreSQL(Dialect):
 
     def push_counter(self, c: Connection, table: str) -> None:
         """Numbers of a table that was restored, or copied by logical replication, begin behind those that are there."""
-        sequence = f"pg_get_serial_sequence('{table}', 'number')::regclass"
+        quoted = table.replace("'", "''")
+        sequence = f"pg_get_serial_sequence('{quoted}', 'number')::regclass"
         # Not known to a role that may not read it: then its owner has to see to it, by `pooltable init`.
         behind = f"(SELECT max(number) FROM {table}) > coalesce(pg_sequence_last_value({sequence}), 0)"
         may = f"has_sequence_privilege({sequence}, 'SELECT') AND has_sequence_privilege({sequence}, 'UPDATE')"
