@@ -119,13 +119,14 @@ def keys_of_text(text: str) -> list[Key]:
     return [(value,) for value in values]
 
 
-def patterns_of_key(key: Key) -> list[str]:
-    """Patterns for LIKE, with ! as the escape, of which one fits every text of keys that lists this one."""
+def patterns_of_key(key: Key) -> tuple[str, list[str]]:
+    """A pattern for LIKE, with ! as the escape, that fits every text of keys which lists this one; and where it fits
+    many others, those of which one does."""
     text = keys_as_text([key])[1:-1].replace("!", "!!").replace("%", "!%").replace("_", "!_")
     if text[-1] in '"]}':
-        return [f"%{text}%"]
-    # A number stands inside others, so it is looked for with what is around it: 5 would be found in almost every claim.
-    return [f"%,{text},%", f"[{text},%", f"%,{text}]", f"[{text}]"]
+        return f"%{text}%", []
+    # A number stands inside others: 5 is found in almost every claim.
+    return f"%{text}%", [f"%,{text},%", f"[{text},%", f"%,{text}]", f"[{text}]"]
 
 
 def _microseconds(value: timedelta) -> str:

@@ -390,19 +390,20 @@ class Statements:
     ) -> list[Traced]:
         """The claims that took a row, the newest first; `newest`: only so many of the newest claims are looked at."""
         # Found as text, which may stand inside another key as well; decoded afterwards.
-        patterns = patterns_of_key(key)
-        is_listed = " OR ".join([f"row_keys LIKE {self.mark} ESCAPE '!'"] * len(patterns))
+        first, around = patterns_of_key(key)
+        like = f"row_keys LIKE {self.mark} ESCAPE '!'"
+        is_listed = f"{like} AND ({' OR '.join([like] * len(around))})" if around else like
         d = self.dialect
         times = f"{d.epoch('claimed_at')}, {d.epoch('closed_at')}"
         sql = (
             f"SELECT number, runner_id, no, row_keys, known, ended, turn, {times}, times FROM {self.r} WHERE number >"
-            f" {self.mark} AND ({is_listed}) ORDER BY number DESC"
+            f" {self.mark} AND {is_listed} ORDER BY number DESC"
         )
         if newest is not None:
             (greatest,) = c.all(f"SELECT max(number) FROM {self.r}")[0]
             after = max(after, (greatest or 0) - newest)
         found = []
-        for row in c.all(sql, (after, *patterns)):
+        for row in c.all(sql, (after, first, *around)):
             record, ended, _ = _record(row[:7])
             for place, listed in enumerate(record.keys):
                 if listed == key:
