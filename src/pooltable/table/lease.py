@@ -70,8 +70,8 @@ class Beat(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What is left to do: `pending` rows (counted up to a bound), seconds until the earliest back-off is over, and the
-    open entries of this lease, of dead runners, and of others that live."""
+    """What is left to do: `pending` rows (counted up to a bound), seconds until the earliest back-off is over, and how
+    many rows the claims of this lease hold, those of dead runners, and those of others that live."""
 
     pending: int
     due_in: float | None
@@ -417,7 +417,8 @@ class Lease:
         return [claim for some in portions(keys, MOST_ROWS) for claim in self._recorded(c, some)]
 
     def _recorded(self, c: Connection, keys: Sequence[Key]) -> list[Claim]:
-        """The claims of these rows, which are locked and DOING: their record is written, and their entries opened."""
+        """The claims of these rows, which are locked and DOING: their record is written, and the entries that they have
+        are opened."""
         s = self._statements
         self._no = no = self._no + 1
         entries, spelt = s.known(c, keys)
@@ -430,6 +431,7 @@ class Lease:
         number = s.insert_record(c, self.id, no, self._turn, keys, known)
         record = Record(number, self.id, no, keys, known)
         self._claims.records[no] = record
+        self._claims.rivals.learn(record.name, keys)  # else the next end of an older claim would have it read
         if known:
             s.open_entries(c, self.id, [record.claim(place) for place in known], spelt)
         return record.claims()

@@ -5,7 +5,8 @@
     tells                 be written                written, or why not
 
 The four states are the user's four status words; everything else that must be remembered of a row (how often it was
-claimed, failed, lost its worker or its runner) is its entry in pooltable's own side table.
+claimed, failed, lost its worker or its runner) is in pooltable's own side tables: its claim, and its entry if it has
+one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Status(Enum):
     """The state of a row. Rows whose status is none of the four words are not ours."""
 
     PENDING = "pending"  # waits to be claimed; perhaps not due yet
-    DOING = "doing"  # claimed by a runner, which has an open entry for it
+    DOING = "doing"  # claimed by a runner, one of whose claims lists it
     DONE = "done"  # its task returned, and what it returned is stored
     FAILED = "failed"  # given up: its budget is used up, or the task said so
 
@@ -41,7 +42,7 @@ MOVES: dict[tuple[Status, Status], tuple[str, ...]] = {
     (Status.FAILED, Status.PENDING): ("requeue",),
 }
 
-# How an entry ended; NULL while it is open. "lost": its runner died and another one took the row back.
+# How an entry ended; NULL while the row is claimed. "lost": its runner died and another one took the row back.
 Ended = Literal["done", "failed", "retry", "later", "released", "lost", "stuck"]
 
 # A claim of a row whose last entry ended like this is a re-run: it begins with a fresh budget and a new round.
@@ -127,7 +128,7 @@ class Retry:
 # Claims, finishes and fates are made for every row, by the ten thousand a second: tuples with names cost a third of a
 # frozen dataclass.
 class Claim(NamedTuple):
-    """A claimed row. The fence of every later write is (key, runner, claim_no); `attempt` is for people.
+    """A claimed row. `claim_no` tells its place in a record of its runner (records.py); `attempt` is for people.
 
     `fails`, `lost` and `rescued` are counts of this round so far, without this attempt. `idempotency_key` is equal over
     the attempts of a round and new when a finished row is run again.

@@ -23,9 +23,10 @@ class Pruned(NamedTuple):
 
 
 def prune(session: Session, s: Statements, older_than: float, dry_run: bool) -> Pruned:
-    """Removes finished entries older than so many seconds, those whose rows are gone, and runners over for that long.
+    """Removes finished entries older than so many seconds, those whose rows are gone, and runners and claims over for
+    that long.
 
-    Open entries stay always, those of waiting and stuck rows as long as their rows are there.
+    What an open claim lists stays always, entries of waiting and stuck rows as long as their rows are there.
     """
     d, m = s.dialect, s.mark
     now = d.epoch(d.now)
@@ -61,18 +62,22 @@ def prune(session: Session, s: Statements, older_than: float, dry_run: bool) -> 
 def _remove_claims(session: Session, s: Statements, closed: str, older_than: float) -> int:
     """Removes the claims for which the condition holds, by number."""
 
-    def some(c: Connection) -> int:
-        sql = f"SELECT number FROM {s.r} WHERE {closed} ORDER BY number LIMIT {AT_ONCE}"
-        numbers = [row[0] for row in c.all(sql, (older_than,))]
-        if not numbers:
-            return 0
-        among, values = s.numbers_in(numbers)
-        return c.run(f"DELETE FROM {s.r} WHERE {among} AND closed_at IS NOT NULL", values)
+    removed, last = 0, 0
 
-    removed = 0
-    while count := session.transact(some):
+    def some(c: Connection) -> tuple[int, int]:
+        # Behind the last one, because those that stay would be passed again each time.
+        sql = f"SELECT number FROM {s.r} WHERE {closed} AND number > {s.mark} ORDER BY number LIMIT {AT_ONCE}"
+        numbers = [row[0] for row in c.all(sql, (older_than, last))]
+        if not numbers:
+            return 0, 0
+        among, values = s.numbers_in(numbers)
+        return c.run(f"DELETE FROM {s.r} WHERE {among} AND closed_at IS NOT NULL", values), numbers[-1]
+
+    while True:
+        count, last = session.transact(some)
         removed += count
-    return removed
+        if not last:
+            return removed
 
 
 def _remove(session: Session, s: Statements, condition: str, values: tuple[float, ...]) -> int:
