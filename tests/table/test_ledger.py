@@ -279,6 +279,18 @@ def test_a_row_set_back_by_hand_that_is_just_being_claimed_gets_no_entry_from_it
     assert (entry.ended, entry.runner, entry.idempotency_key) == ("done", two.id, newer.idempotency_key)
 
 
+def test_a_row_that_was_set_back_by_hand_before_its_dead_runner_was_found_costs_no_rescue(place):
+    table = place.video(1)
+    dead, lease = place.lease(table), place.lease(table)
+    claim = dead.one()
+    place.sql("UPDATE video SET status = 'PENDING'")
+    place.process_gone(dead)
+    lease.rescue(Retry())
+    again = lease.one()
+    assert (again.attempt, again.rescued, again.idempotency_key) == (2, 0, claim.idempotency_key)
+    lease.done(again)
+
+
 def test_two_jobs_on_one_table_never_write_each_others_rows(place):
     table = place.video(4)
     other = place.table("video", job="other", words=Words("DONE", "LOOKING", "SEEN", "UNSEEN"))

@@ -194,11 +194,10 @@ class _Ending:
                 self.entries.append(write._replace(end="done" if state == Status.DONE.value else "failed", pause=None))
                 self._tell(write, "marked", state)
             else:
-                # The next attempt is of the same round, which this one cost nothing.
-                fails, lost = write.claim.fails, write.claim.lost
-                self.entries.append(
-                    write._replace(end="released", fails=fails, lost=lost, pause=None, kind="", detail="", log="")
-                )
+                # The next attempt is of the same round, which this one cost nothing, not even where a rescue ends it.
+                claim = one.record.claim(one.place)
+                given_back = write._replace(claim=claim, end="released", fails=claim.fails, lost=claim.lost, pause=None)
+                self.entries.append(given_back._replace(kind="", detail="", log=""))
                 self._tell(write, "overwritten", state)
 
     def _taken_later(self, ends: Sequence[Wanted]) -> set[int]:
