@@ -243,7 +243,11 @@ class Lease:
     # ---- finishes and claims
 
     def exchange(self, ends: Sequence[Finish], room: int) -> Exchange:
-        """Writes the ends, then claims up to `room` rows, all in one transaction: a commit is what costs most."""
+        """Writes the ends, then claims up to `room` rows, all in one transaction: a commit is what costs most.
+
+        After DatabaseUnavailable call it again with these ends, and more if there are any: what was written before its
+        answer was lost is told then.
+        """
         writes = [self._prepared(end) for end in ends]
 
         def work(c: Connection) -> Exchange:
