@@ -93,8 +93,8 @@ class Site:
         for at in range(1, done + 1, 100):
             keys = list(range(at, min(at + 100, done + 1)))
             size, listed = len(keys), json.dumps(keys, separators=(",", ":"))
-            claims.append(f"('nobody', {at}, 1, 0, {now}, {now}, {size}, 0, '{listed}', '{'d' * size}')")
-        columns = "runner_id, no, turn, changed, claimed_at, closed_at, size, left_open, row_keys, ended"
+            claims.append(f"('nobody', {at}, 1, {now}, {now}, {size}, 0, '{listed}', '{'d' * size}')")
+        columns = "runner_id, no, turn, claimed_at, closed_at, size, left_open, row_keys, ended"
         with self.connection() as run:
             for at in range(0, len(claims), 500):
                 run(f"INSERT INTO pooltable_video_claims ({columns}) VALUES {', '.join(claims[at : at + 500])}")

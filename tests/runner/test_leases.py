@@ -165,7 +165,7 @@ def test_rows_whose_claim_was_lost_are_ended_and_their_answers_ignored(videos, s
     running.signal(signal.SIGSTOP)
     # As another host's runner would have done meanwhile.
     wait_until(lambda: videos.sql("SELECT count(*) FROM pooltable_runner WHERE expires_at < ?", time.time()) == [(1,)])
-    videos.sql("UPDATE pooltable_video_claims SET ended = 't', left_open = 0, closed_at = 1.0, changed = 1")
+    videos.sql("UPDATE pooltable_video_claims SET ended = 't', left_open = 0, closed_at = 1.0")
     videos.sql("UPDATE video SET status = 'PENDING'")
     running.signal(signal.SIGCONT)
     wait_until(lambda: "LeaseLapsed" in running.text())

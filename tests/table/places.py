@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from pooltable import Retry, TaskTable
-from pooltable.errors import CannotStore
+from pooltable.errors import CannotStore, DatabaseUnavailable
 from pooltable.outcomes import NOTHING, Stored, failure_of
+from pooltable.table.database import Session
 from pooltable.table.lease import Exchange, Lease
 from pooltable.table.states import Again, Claim, Done, Fate, Finish, GiveUp, PutOff, Released, Verdict, judge
 from pooltable.tasks import Spec, kept
@@ -226,6 +228,18 @@ class Watched:
 def ends(fates: Iterable[Fate]) -> list[str | None]:
     """How each ended, or why not."""
     return [fate.end or fate.why for fate in fates]
+
+
+def lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the next commit is lost."""
+    transact = Session.transact
+
+    def lost(session: Session, work: Any) -> Any:
+        transact(session, work)
+        monkeypatch.setattr(Session, "transact", transact)
+        raise DatabaseUnavailable("cut off during the commit")
+
+    monkeypatch.setattr(Session, "transact", lost)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:

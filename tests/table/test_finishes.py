@@ -6,9 +6,8 @@ import pytest
 
 from pooltable.errors import DatabaseUnavailable, WorkerLost
 from pooltable.outcomes import failure_of
-from pooltable.table.database import Session
 from pooltable.table.states import Again, Done, Finish, GiveUp, PutOff, Released, judge
-from tests.table.places import RETRY, ends
+from tests.table.places import RETRY, ends, lost_once
 from tests.table.test_claims import refuse_changes
 
 
@@ -135,16 +134,9 @@ def test_finishing_again_what_was_written_tells_the_same_fates_and_changes_nothi
         Finish(claims[1], GiveUp("E", "bad", "", "fails")),
         Finish(claims[2], Again(9.0, "E", "bad")),
     ]
-    transact = Session.transact
-
-    def lost(session, work):
-        transact(session, work)
-        raise DatabaseUnavailable("cut off during the commit")
-
-    monkeypatch.setattr(Session, "transact", lost)
+    lost_once(monkeypatch)
     with pytest.raises(DatabaseUnavailable):
         lease.finish(finishes)
-    monkeypatch.undo()
     entries = [table.entry(i) for i in (1, 2, 3)]
     assert [entry.ended for entry in entries] == ["done", "failed", "retry"]
     again = lease.finish(finishes)

@@ -13,11 +13,10 @@ import pytest
 from pooltable import Retry
 from pooltable.errors import DatabaseUnavailable
 from pooltable.table import identity
-from pooltable.table.database import Session
 from pooltable.table.neighbours import Neighbours
 from pooltable.table.postgres import PostgreSQL
 from pooltable.table.rescue import NOTHING_RESCUED
-from tests.table.places import ends, wait_until
+from tests.table.places import ends, lost_once, wait_until
 
 RETRY = Retry(rescued=3)
 
@@ -327,16 +326,9 @@ def test_rows_that_are_open_under_a_lease_whose_runner_does_not_hold_them_are_gi
 
 def test_rows_of_a_claim_whose_answer_was_lost_are_not_given_back(place, monkeypatch):
     lease = place.lease(place.video(2))
-    transact = Session.transact
-
-    def lost(session, work):
-        transact(session, work)
-        raise DatabaseUnavailable("cut off during the commit")
-
-    monkeypatch.setattr(Session, "transact", lost)
+    lost_once(monkeypatch)
     with pytest.raises(DatabaseUnavailable):
         lease.claim(1)
-    monkeypatch.undo()
     assert lease.reopened((), lease.beat().open, RETRY).pending == 0
     assert [claim.key for claim in lease.claim(1)] == [(1,)]
 

@@ -15,23 +15,11 @@ from pooltable import Retry, Words
 from pooltable.errors import DatabaseError, DatabaseUnavailable, MappingError
 from pooltable.outcomes import Stored
 from pooltable.table import statements
-from pooltable.table.database import Connection, Session
+from pooltable.table.database import Connection
 from pooltable.table.records import keys_of_text
 from pooltable.table.statements import Statements
 from pooltable.table.states import Again, Done, Finish, Released
-from tests.table.places import Place, Watched, ends
-
-
-def lost_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer to the next commit is lost."""
-    transact = Session.transact
-
-    def lost(session: Session, work: Any) -> Any:
-        transact(session, work)
-        monkeypatch.setattr(Session, "transact", transact)
-        raise DatabaseUnavailable("cut off during the commit")
-
-    monkeypatch.setattr(Session, "transact", lost)
+from tests.table.places import Place, Watched, ends, lost_once
 
 
 def records(place: Place, columns: str = "ended") -> list[Any]:

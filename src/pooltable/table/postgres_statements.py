@@ -76,10 +76,9 @@ class PostgresStatements(Statements):
         )
         self.sql_update_records = (
             f"UPDATE {self.r} AS pt_r SET ended = pt_x.ended, left_open = pt_x.left_open, turn = coalesce(pt_x.turn,"
-            " pt_r.turn), changed = pt_r.changed + (pt_x.turn IS NULL)::integer, times = coalesce(pt_x.times,"
-            " pt_r.times), closed_at = CASE WHEN pt_x.left_open = 0 THEN now() END FROM"
-            " unnest(%s::bigint[], %s::text[], %s::integer[], %s::bigint[], %s::text[]) AS pt_x(number, ended,"
-            " left_open, turn, times) WHERE pt_r.number = pt_x.number"
+            " pt_r.turn), times = coalesce(pt_x.times, pt_r.times), closed_at = CASE WHEN pt_x.left_open = 0 THEN now()"
+            " END FROM unnest(%s::bigint[], %s::text[], %s::integer[], %s::bigint[], %s::text[])"
+            " AS pt_x(number, ended, left_open, turn, times) WHERE pt_r.number = pt_x.number"
         )
 
     def write_values(self, c: Connection, status: Status, columns: tuple[str, ...], writes: Sequence[Write]) -> int:

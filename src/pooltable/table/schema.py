@@ -127,7 +127,6 @@ def create_tables(mapping: Mapping, job: str, dialect: Dialect, key_types: Seque
     runner_id {t["id"]} NOT NULL,
     no {t["long"]} NOT NULL,
     turn {t["long"]} NOT NULL,
-    changed {t["integer"]} NOT NULL,
     claimed_at {t["time"]} NOT NULL,
     closed_at {t["time"]},
     size {t["integer"]} NOT NULL,

@@ -69,8 +69,6 @@ class Opened(NamedTuple):
     runner: str
     no: int
     turn: int
-    changed: int
-    left_open: int
     ended: str
 
 
@@ -167,20 +165,19 @@ class Statements:
         self.sql_end = self._end_of_order()
         self.sql_read = f"SELECT {', '.join(c.sql for c in (*self.mapping.key, *self.mapping.columns))} FROM {self.t}"
         # ---- claims
-        self.sql_opened = f"SELECT number, runner_id, no, turn, changed, left_open, ended FROM {self.r}"
+        self.sql_opened = f"SELECT number, runner_id, no, turn, ended FROM {self.r}"
         self.sql_record = f"SELECT number, runner_id, no, row_keys, known, ended, turn FROM {self.r}"
         self.sql_newer = f"SELECT number, runner_id, no FROM {self.r} WHERE closed_at IS NULL AND number > {mark}"
         self.sql_mine = (
             f"SELECT no, ended FROM {self.r} WHERE closed_at IS NULL AND number >= {mark} AND runner_id = {mark}"
         )
         self.sql_insert_record = (
-            f"INSERT INTO {self.r} (runner_id, no, turn, changed, claimed_at, size, left_open, row_keys, known, ended)"
-            f" VALUES ({mark}, {mark}, {mark}, 0, {d.now}, {mark}, {mark}, {mark}, {mark}, {mark})"
+            f"INSERT INTO {self.r} (runner_id, no, turn, claimed_at, size, left_open, row_keys, known, ended)"
+            f" VALUES ({mark}, {mark}, {mark}, {d.now}, {mark}, {mark}, {mark}, {mark}, {mark})"
         )
         self.sql_update_record = (
-            f"UPDATE {self.r} SET ended = {mark}, left_open = {mark}, turn = coalesce({mark}, turn), changed = changed"
-            f" + {mark}, times = coalesce({mark}, times), closed_at = CASE WHEN {mark} = 0 THEN {d.now} END WHERE"
-            f" number = {mark}"
+            f"UPDATE {self.r} SET ended = {mark}, left_open = {mark}, turn = coalesce({mark}, turn), times ="
+            f" coalesce({mark}, times), closed_at = CASE WHEN {mark} = 0 THEN {d.now} END WHERE number = {mark}"
         )
         # ---- entries
         # The facts of an entry that do not depend on the database's clock, in the order of `entry_values`.
@@ -431,7 +428,7 @@ class Statements:
     def update_records(self, c: Connection, updates: Sequence[Update]) -> None:
         c.many(
             self.sql_update_record,
-            [(u.ended, u.left_open, u.turn, int(u.turn is None), u.times, u.left_open, u.number) for u in updates],
+            [(u.ended, u.left_open, u.turn, u.times, u.left_open, u.number) for u in updates],
         )
 
     # ---- entries
