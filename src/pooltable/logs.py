@@ -72,7 +72,7 @@ NOTICES: dict[str, tuple[int, str]] = {
     "rows left as doing": (
         WARNING,
         (
-            "{rows_are} left as running, and nobody ends that, because a key was changed or an entry removed"
+            "{rows_are} left as running, and nobody ends that, because a key was changed or a claim removed"
             " meanwhile; to make such rows wait again: pooltable release --foreign"
         ),
     ),

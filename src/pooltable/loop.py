@@ -278,7 +278,7 @@ class Loop:
 
     def _left_doing(self) -> int:
         """How many rows are DOING still and held by no runner: they were so when the run began, or a key was changed
-        while the row ran, or entries were removed."""
+        while the row ran, or its claim was removed."""
         astray, before = self._reporter.tally.astray, self._foreign_doing
         if not (astray or before):
             return 0

@@ -437,7 +437,7 @@ def test_a_row_whose_key_was_changed_while_it_ran_is_counted_as_left(videos, ser
     assert videos.statuses() == {"DONE": 2}
 
 
-def test_rows_whose_entries_were_removed_while_they_ran_are_counted_as_left(videos, service):
+def test_rows_whose_claims_were_removed_while_they_ran_are_counted_as_left(videos, service):
     gate = videos.folder / "gate"
     videos.add(f"gate:{gate}", f"gate:{gate}", "ok")
     running = service("by_content", "processes=2")

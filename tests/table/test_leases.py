@@ -224,7 +224,7 @@ def test_a_beat_that_comes_before_the_rescue_saves_the_rows(place):
     place.move_to_another_host(slow)
     place.lapse(slow)
     rescuer = living._lease._rescuer
-    deaths = living._session.read(lambda c: rescuer.deaths(c, rescuer.holders(c)))
+    deaths = living._session.read(lambda c: rescuer.deaths(c, living._statements.holders(c)))
     assert slow.id in deaths.lapsed
     slow.beat()
     fates, taken = rescuer.take_back(living._session, deaths, lambda claim, runner: pytest.fail("robbed the living"))

@@ -241,7 +241,7 @@ class Checkup:
         if not self.entries:
             return
         rescuer = Rescuer(self.s, "", 0.0)
-        holders = rescuer.holders(self.c)
+        holders = self.s.holders(self.c)
         dead = sorted(rescuer.deaths(self.c, holders).dead & holders.keys())
         held = sum(holders.pop(runner) for runner in dead)
         if held:

@@ -540,7 +540,7 @@ class Lease:
         """What is left to do, here and elsewhere."""
 
         def work(c: Connection) -> Left:
-            holders = self._rescuer.holders(c)
+            holders = self._statements.holders(c)
             deaths = self._rescuer.deaths(c, holders)
             mine = holders.pop(self.id, 0)
             dead = sum(count for runner, count in holders.items() if runner in deaths.dead)

@@ -65,7 +65,7 @@ def _requeue_some(c: Connection, s: Statements, keys: Sequence[Key]) -> int:
 def release_dead(session: Session, s: Statements) -> int:
     """Gives back the rows of dead runners at no cost."""
     rescuer = Rescuer(s, "", 0.0)
-    deaths = session.read(lambda c: rescuer.deaths(c, rescuer.holders(c)))
+    deaths = session.read(lambda c: rescuer.deaths(c, s.holders(c)))
     fates, _ = rescuer.take_back(
         session,
         deaths,

@@ -98,10 +98,6 @@ class Rescuer:
         if opening.left is None or opening.left < self._seconds / 2 or gap > self._seconds / 2:
             self._quiet_until = time.monotonic() + self._seconds
 
-    def holders(self, c: Connection) -> dict[str, int]:
-        """How many rows the claims of each runner hold."""
-        return self._s.holders(c)
-
     def deaths(self, c: Connection, holders: dict[str, int]) -> Deaths:
         """Judges every runner of the job that has not stopped, and whoever holds rows."""
         moment = time.monotonic()
@@ -138,7 +134,7 @@ class Rescuer:
 
     def look(self, c: Connection) -> list[Holder]:
         """Who holds rows, and whether it lives."""
-        held = self.holders(c)
+        held = self._s.holders(c)
         gone = self.deaths(c, held).gone
         rows = map(RunnerRow._make, c.all(self._sql_runners, (self._s.job,)))
         left = {row.id: float(row.left) for row in rows}
@@ -150,7 +146,7 @@ class Rescuer:
         def verdict(claim: Claim, runner: str) -> Write:
             return rescued(claim, f"its runner {runner} was lost", retry)
 
-        deaths = session.read(lambda c: self.deaths(c, self.holders(c)))
+        deaths = session.read(lambda c: self.deaths(c, self._s.holders(c)))
         fates, taken = self.take_back(session, deaths, verdict)
         next_expiry = deaths.next_expiry
         if deaths.dead & self.locked:
