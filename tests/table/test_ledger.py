@@ -177,6 +177,21 @@ def test_a_composite_key_comes_back_from_a_claim(place):
     assert set(ends(lease.done(*lease.claim(2)))) == {"done"}
 
 
+def test_a_row_that_ends_while_it_is_looked_up_is_found(place, monkeypatch):
+    table = place.video(1)
+    lease = place.lease(table)
+    claim = lease.one()
+    claims_of = Statements.claims_of
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(Statements, "claims_of", claims_of)
+        lease.fail(claim)
+        return claims_of(*arguments, **options)
+
+    monkeypatch.setattr(Statements, "claims_of", late)
+    assert table.entry(1).ended == "failed"
+
+
 # ---- who holds a row
 
 

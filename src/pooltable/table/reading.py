@@ -232,16 +232,23 @@ class Reader:
 
     def entry(self, c: Connection, key: Key) -> Entry | None:
         """What is remembered of a row: its entry, or the claim that it returned in, or that holds it now."""
+        return self._entered(c, key) or self._claimed(c, key)
+
+    def _entered(self, c: Connection, key: Key) -> Entry | None:
         row = c.first(f"{self._sql_entries} WHERE {self._s.e_is}", key)
-        if row is not None:
-            return self._entry(row)
+        return None if row is None else self._entry(row)
+
+    def _claimed(self, c: Connection, key: Key) -> Entry | None:
         # As the row spells its key, which may be another type or case for Python than what was asked for.
         key = c.first(f"SELECT {self._s.keys} FROM {self._s.t} WHERE {self._s.row_is}", key) or key
         # The newest claims first, because that is where a row is most often looked for, and a look at all takes longer.
         traced = self._s.claims_of(c, key, limit=1, newest=NEWEST) or self._s.claims_of(c, key, limit=1)
-        if not traced or traced[0].letter not in (HELD, RETURNED):
+        if not traced:
             return None
-        return self._traced(c, key, traced[0])
+        if traced[0].letter in (HELD, RETURNED):
+            return self._traced(c, key, traced[0])
+        # Where it ended between the two questions, its entry is there by now.
+        return self._entered(c, key)
 
     def _traced(self, c: Connection, key: Key, traced: Traced) -> Entry:
         claim = traced.record.claim(traced.place)
