@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -354,16 +355,15 @@ def test_a_flood_is_capped_on_disk_and_in_memory_and_never_blocks(start: Start, 
     assert len(log) <= 16384 + 100
 
 
-@pytest.mark.parametrize("look", range(1, 7))
+@pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("late", [0, 6])
 @pytest.mark.parametrize("size", [10, 20])
-def test_what_is_written_while_the_reader_is_busy_with_a_flood_is_shown_and_kept(
-    start: Start, reader: Reader, folder: Path, size: int, late: int, look: int, monkeypatch: pytest.MonkeyPatch
+def test_what_is_written_while_a_flood_is_freed_is_shown_and_kept(
+    start: Start, reader: Reader, folder: Path, size: int, late: int, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In sizes of 256 KiB, on both sides of each limit: the worker writes the rest before the reader's so many-th read.
+    # In sizes of 256 KiB, on both sides of the limit.
     block = 256 * 1024
     monkeypatch.setattr(captured, "TRIM", 8 * block)
-    monkeypatch.setattr(captured, "UNREAD", 4 * block)
     worker = start(f"""
         begin((1,), 1)
         print("the beginning")
@@ -378,21 +378,24 @@ def test_what_is_written_while_the_reader_is_busy_with_a_flood_is_shown_and_kept
     output = folder / f"3-{worker.pid}.out"
     flood = len("the beginning\n") + size * block
     wait_until(lambda: output.exists() and output.stat().st_size == flood, 50)
-    pread = os.pread
-    looks = 0
+    free = captured.free
+    freed = 0
 
-    def late_pread(*args: int) -> bytes:
-        nonlocal looks
-        looks += 1
-        if looks == look:
+    def freed_while_more_is_written(*args: int) -> None:
+        nonlocal freed
+        freed += 1
+        if moment == "after":
+            free(*args)
+        if freed == 1:
             worker.go()
             written = flood + late * block + len("the end\nthe next row\nno row\n")
             wait_until(lambda: output.stat().st_size == written, 50)
-        return pread(*args)
+        if moment == "before":
+            free(*args)
 
-    monkeypatch.setattr(os, "pread", late_pread)
+    monkeypatch.setattr(captured, "free", freed_while_more_is_written)
     events: list[Any] = []
-    wait_until(lambda: events.extend(reader.poll()) or (looks >= look and "no row" in printed(events)))
+    wait_until(lambda: events.extend(reader.poll()) or "no row" in printed(events), 50)
     texts = {key: printed([event for event in events if event.key == key]) for key in ((1,), (2,), None)}
     assert re.fullmatch(r"the beginning\nxxx.*xxx\nthe end\n", texts[1,], re.DOTALL)
     assert (texts[2,], texts[None]) == ("the next row\n", "no row\n")
@@ -403,31 +406,77 @@ def test_what_is_written_while_the_reader_is_busy_with_a_flood_is_shown_and_kept
     assert on_disk(folder) < captured.TRIM + capture.SIZE + block
 
 
-def test_a_row_that_ends_while_its_file_is_emptied_keeps_its_last_words(
+def test_no_line_is_lost_however_often_the_file_is_freed_while_it_is_written(
     start: Start, reader: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(captured, "TRIM", 64 * 1024)
+    monkeypatch.setattr(captured, "BURST", capture.FULL)  # nothing is left out
+    lines = 40_000
+    start(f"""
+        for number in range({lines}):
+            os.write(1, b"%1023d\\n" % number)
+        wait_for_a_line()
+    """)
+    events: list[Any] = []
+    wait_until(lambda: events.extend(reader.poll()) or printed(events[-1:]).endswith(f"{lines - 1}\n"), 50)
+    assert [int(line) for line in printed(events).splitlines()] == list(range(lines))
+    reader.poll()
+    assert on_disk(folder) < 4 * capture.MIB
+
+
+def test_of_many_floods_each_keeps_its_beginning_and_its_end(
+    start: Start, reader: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(captured, "TRIM", capture.MIB)
+    rows = captured.ATTEMPTS_KEPT + 4
+    worker = start(f"""
+        for key in range({rows}):
+            begin((key,), 1)
+            print("the beginning of", key)
+            for _ in range(2):
+                os.write(1, (b"x" * 1023 + b"\\n") * 1024)
+                wait_for_a_line()
+            print("the end of", key)
+            end()
+        begin((-1,), 1)
+        print("all done")
+        wait_for_a_line()
+    """)
+    wait_until(reader.now)
+    output = folder / f"3-{worker.pid}.out"
+    for flood in range(1, 2 * rows + 1):
+        wait_until(lambda size=flood * capture.MIB: output.stat().st_size > size)
+        reader.poll()
+        worker.go()
+    wait_until(lambda: "all done" in printed(reader.poll()))
+    for key in range(rows - captured.ATTEMPTS_KEPT + 1, rows):  # the last row is one of those kept
+        log = reader.log_of(worker.pid, (key,), 1)
+        assert re.fullmatch(rf"the beginning of {key}\nxxx.*left out.*xxx\nthe end of {key}\n", log, re.DOTALL)
+        assert "\\x00" not in log
+    assert reader.log_of(worker.pid, (0,), 1) == "\n[... 2.0 MiB left out ...]\n"
+    assert on_disk(folder) < capture.MIB + (captured.ATTEMPTS_KEPT + 1) * 2 * captured.KEPT + capture.SIZE
+
+
+def test_where_the_file_system_frees_nothing_a_worker_says_that_it_drops_what_is_too_much(
+    start: Start, reader: Reader, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(fd: int, begin: int, end: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(captured, "free", free)
     worker = start(f"""
         begin((1,), 1)
-        os.write(1, (b"x" * 1023 + b"\\n") * {capture.TRIM // 1024 + 1})
-        print("the end", flush=True)
-        wait_for_a_line()
+        print("the beginning")
+        for _ in range({capture.FULL // capture.MIB + 8}):
+            sys.stdout.write("y" * 1023 * 1024 + "\\n")
         end()
-        begin((2,), 1); print("the next row"); end()
     """)
-    output = folder / f"3-{worker.pid}.out"
-    wait_until(lambda: output.exists() and output.stat().st_size == capture.TRIM + 1024 + len("the end\n"), 50)
-    ftruncate = os.ftruncate
-
-    def slow_ftruncate(fd: int, size: int) -> None:
-        ftruncate(fd, size)
-        worker.go()
-        time.sleep(0.2)  # the worker comes to its end meanwhile, and has to wait
-
-    monkeypatch.setattr(os, "ftruncate", slow_ftruncate)
-    reader.poll()
-    assert worker.ended() == 0
-    assert reader.log_of(worker.pid, (1,), 1).endswith("x\nthe end\n")
-    assert reader.log_of(worker.pid, (2,), 1) == "the next row\n"
+    shown: list[Any] = []
+    wait_until(lambda: shown.extend(reader.poll()) or worker.process.poll() is not None, 50)
+    shown += everything(reader, worker)
+    assert printed(shown).startswith("the beginning\nyyy")
+    assert "output is dropped here: 64 MiB wait to be read or cannot be freed" in printed(shown)
+    assert "\\x00" not in printed(shown)
 
 
 def test_prints_that_nobody_reads_stop_growing_by_themselves(start: Start, folder: Path) -> None:

@@ -6,8 +6,11 @@
     stacks, when it is ended or crashes ------>   <index>-<pid>.stacks > Reader.poll() -> WorkerLogged, at DEBUG
     begin(key), end()       --- shared mmap -->  <index>-<pid>.now ---> Reader.now(), whose output is whose
 
-Files and not pipes, because a full pipe would block the worker and a file outlives it. The reader cuts a file back to
-nothing once it has grown past TRIM; offsets go on counting, so that a mark still says where a row's output began.
+Files and not pipes, because a full pipe would block the worker and a file outlives it. Of a file past TRIM the reader
+frees on the disk what it has shown, by a hole: what a worker appends meanwhile is not touched, and offsets stay true.
+The size goes on growing: at 1 MiB a second it takes half a year to the 16 TiB that ext4 allows. `ulimit -f` counts
+all that a worker writes in its life. Where the file system makes no holes (ext4, xfs, btrfs, tmpfs and NFS from 4.2
+do) nothing is freed: what Python prints past FULL is dropped, what C code and children print is not.
 
 The marks are a ring in the shared mapping. A row that neither printed nor logged leaves none: the next one takes its
 place, so that the ring remembers the last thousand rows that had something to say.
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from pooltable.pool.captured import Reader as Reader
 
 MIB = 1 << 20
-TRIM = 32 * MIB  # the reader empties a file that is larger
+TRIM = 32 * MIB  # the reader frees what it has shown of a file that holds more
 FULL = 64 * MIB  # from here on a worker drops what it prints until the reader has caught up
 TEXT = 64 * 1024  # of one record's message and traceback
 
@@ -46,11 +49,11 @@ SIZE = HEADER + SLOTS * SLOT_SIZE
 # version (odd while it is written), serial, offset in .out, offset in .log, attempt, started, length of the key
 SLOT = struct.Struct("=QQQQqdQ")
 ROOM = SLOT_SIZE - SLOT.size
-# Words of the header. A generation is odd while the reader empties that file; its base is what was cut off before.
-OUT_GENERATION, OUT_BASE, LOG_GENERATION, LOG_BASE, SERIAL = range(5)
+# Words of the header: up to which offset the reader has freed each file, and the last mark.
+OUT_FREED, LOG_FREED, SERIAL = range(3)
 # Behind them in the header: how far the row is that started then.
 PROGRESS = struct.Struct("=ddd")  # started, done, total (0: not known)
-PROGRESS_AT = 8 * 5
+PROGRESS_AT = 8 * 3
 NO_KEY = b""
 BRIEF = 0.001  # a row or a rest of up to so many seconds is looked at less closely
 
@@ -106,10 +109,10 @@ def _opened(path: str, flags: int = 0) -> int:
 class _Appended:
     """A file that this process appends to, by a descriptor of its own that user code may close or reuse at any time."""
 
-    def __init__(self, path: str, words: memoryview, generation: int) -> None:
+    def __init__(self, path: str, words: memoryview, freed: int) -> None:
         self._path = path
         self._words = words
-        self._generation = generation
+        self._freed = freed
         self._past = 0
         self.writes = 0
         self.fd = _opened(path, os.O_CREAT)
@@ -137,15 +140,8 @@ class _Appended:
 
     def offset(self) -> int:
         """How much was ever written to the file."""
-        for _ in range(1000):
-            before = self._words[self._generation]
-            found = self._stat()
-            offset = int(self._words[self._generation + 1]) + (found.st_size if found else 0)
-            if before == self._words[self._generation] and not before & 1:
-                break
-            # The reader empties the file, which takes milliseconds; it may also have died in the middle of that.
-            time.sleep(0.001)
-        return offset
+        found = self._stat()
+        return found.st_size if found else 0
 
     def append(self, data: Any) -> None:
         found = self._stat()
@@ -154,11 +150,13 @@ class _Appended:
         self.writes += 1
         size = memoryview(data).nbytes
         # Past the limit a little is let through: what follows a flood is often the error that explains it.
-        self._past = self._past + size if found.st_size >= FULL else 0
+        self._past = self._past + size if found.st_size - self._words[self._freed] >= FULL else 0
         if self._past <= MIB:
             os.write(self.fd, data)
         elif self._past - size <= MIB:
-            os.write(self.fd, b"\n[output is dropped here: more than %d MiB are waiting to be read]\n" % (FULL // MIB))
+            os.write(
+                self.fd, b"\n[output is dropped here: %d MiB wait to be read or cannot be freed]\n" % (FULL // MIB)
+            )
 
 
 class _Raw(io.RawIOBase):
@@ -213,8 +211,8 @@ class _Capture:
         finally:
             os.close(fd)
         self._words = memoryview(self._memory).cast("Q")
-        self._out = _Appended(stem + ".out", self._words, OUT_GENERATION)
-        self._log = _Appended(stem + ".log", self._words, LOG_GENERATION)
+        self._out = _Appended(stem + ".out", self._words, OUT_FREED)
+        self._log = _Appended(stem + ".log", self._words, LOG_FREED)
         self.stacks = _opened(stem + ".stacks", os.O_CREAT)
         self._pid = os.getpid()
         self._key = NO_KEY
@@ -224,7 +222,6 @@ class _Capture:
         self._versions = [0] * SLOTS
         self._at = (0, 0)
         self._writes = (0, 0)
-        self._positions = (-1, -1)
         self._marked = 0.0
         for number in (1, 2):
             os.dup2(self._out.fd, number)
@@ -271,13 +268,10 @@ class _Capture:
                 return True
             for number in (1, 2):
                 os.lseek(number, 0, os.SEEK_CUR)
-            return self._places() != self._positions
+            # Anybody may write to the first, by a descriptor of their own; to the second only a child forked off, too.
+            return (os.fstat(self._out.fd).st_size, os.lseek(self._log.fd, 0, os.SEEK_CUR)) != self._at
         except OSError:
             return True
-
-    def _places(self) -> tuple[int, int]:
-        # Anybody may write to the first, through a descriptor of their own; to the second only a child forked off, too.
-        return os.fstat(self._out.fd).st_size, os.lseek(self._log.fd, 0, os.SEEK_CUR)
 
     def _repair(self) -> None:
         """Undoes what the last row did to the streams, as far as nobody else owns what stands in their place now."""
@@ -303,10 +297,6 @@ class _Capture:
         self._stdout.flush()
         # These first: what is written after them shows the next time.
         self._writes = self._out.writes, self._log.writes
-        try:
-            self._positions = self._places()
-        except OSError:
-            self._positions = (-1, -1)
         at = self._out.offset(), self._log.offset()
         if at != self._at:
             self._serial += 1

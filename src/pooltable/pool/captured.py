@@ -1,7 +1,7 @@
 """The parent's half of the capture: reads what workers printed and logged, while they run and after they died.
 
-Everything here is called from one thread. Nothing blocks, nothing is read without a bound, and files that have grown
-large are emptied, after the beginning and the end of each attempt's output were put by for `log_of`.
+Everything here is called from one thread. Nothing blocks, and nothing is read without a bound. Of a file that has grown
+large, what was shown is freed on the disk, but for the beginning and the end of each attempt's output, for `log_of`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import codecs
 import contextlib
+import ctypes
 import itertools
 import json
 import logging
@@ -22,9 +23,9 @@ from typing import Any, NamedTuple
 from pooltable.events import Key, WorkerDoing, WorkerLogged, WorkerPrinted
 from pooltable.pool.capture import (
     HEADER,
-    LOG_GENERATION,
+    LOG_FREED,
     MIB,
-    OUT_GENERATION,
+    OUT_FREED,
     PROGRESS,
     PROGRESS_AT,
     SERIAL,
@@ -40,9 +41,10 @@ from pooltable.pool.capture import (
 BURST = 256 * 1024  # of prints that one worker's poll gives; what is more is left out in the middle
 RECORDS = MIB  # of log lines that one worker's poll reads; the rest waits for the next
 PATIENCE = 0.3  # seconds that a line without an end is waited for
-UNREAD = 4 * MIB  # of what was not shown yet is carried over when a file is emptied
-KEPT = 64 * 1024  # of an attempt's beginning, and as much of its end, when a file is emptied
+KEPT = 64 * 1024  # of an attempt's beginning, and as much of its end, stays when what was shown is freed
 ATTEMPTS_KEPT = 16
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # FALLOC_FL_*, which Python does not name
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mark(NamedTuple):
@@ -56,87 +58,54 @@ class Mark(NamedTuple):
     key: Key | None
 
 
-class _File:
-    """One of a worker's two files, by logical offsets that go on counting when the file is emptied."""
+def free(fd: int, start: int, stop: int) -> None:
+    """Gives these bytes of a file back to the disk: they read as zeros, the file's size and all else stay."""
+    if stop <= start:
+        return
+    if _libc.fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, ctypes.c_int64(start), ctypes.c_int64(stop - start)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
-    def __init__(self, path: str, words: memoryview, generation: int) -> None:
+
+class _File:
+    """One of a worker's two files, which only grows: what was shown is freed, and nothing is ever moved."""
+
+    def __init__(self, path: str, words: memoryview, freed: int) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._words = words
-        self._generation = generation
-        self._kept: dict[int, tuple[bytes, bytes]] = {}
-        self._carried = b""  # what stood at the end of the file when it was emptied, and was not shown
+        self._freed = freed
+        self._gone = 0  # of the attempts before this offset nothing is kept
         self.shown = 0
 
     @property
-    def base(self) -> int:
-        return int(self._words[self._generation + 1])
-
-    @property
     def end(self) -> int:
-        return self.base + os.fstat(self._fd).st_size
-
-    @property
-    def _first(self) -> int:
-        """From here on everything can be read; of what was before, beginnings and ends are kept."""
-        return self.base - len(self._carried)
+        return os.fstat(self._fd).st_size
 
     def read(self, start: int, stop: int) -> bytes:
-        start = max(start, self._first)
-        if stop <= start:
-            return b""
-        carried = self._carried[start - self._first : stop - self._first]
-        start += len(carried)
-        return carried + os.pread(self._fd, stop - start, start - self.base) if stop > start else carried
+        return os.pread(self._fd, stop - start, start) if stop > start else b""
 
-    def cut(self, serial: int, start: int, stop: int, limit: int) -> tuple[bytes, int, bytes]:
-        """Beginning, number of bytes left out, and end of what lies between two offsets, `limit` bytes in all."""
-        whole = stop - start
-        head_size = limit // 4
-        head, tail = self._kept.get(serial, (b"", b""))
-        if start >= self._first:
-            if whole <= limit:
-                return self.read(start, stop), 0, b""
-            return self.read(start, start + head_size), whole - limit, self.read(stop - limit + head_size, stop)
-        head = head[:head_size]
-        rest = limit - len(head)
-        tail = (tail + self.read(stop - rest, stop))[-rest:]
-        return head, max(0, whole - len(head) - len(tail)), tail
+    def cut(self, start: int, stop: int, limit: int) -> tuple[bytes, int, bytes]:
+        """Beginning, number of bytes left out, and end of an attempt's output, `limit` bytes in all."""
+        whole, limit = stop - start, min(limit, KEPT)
+        if start < self._gone:
+            return b"", whole, b""
+        if whole <= limit:
+            return self.read(start, stop), 0, b""
+        head = limit // 4
+        return self.read(start, start + head), whole - limit, self.read(stop - limit + head, stop)
 
-    def empty_if_large(self, starts: list[tuple[int, int]]) -> None:
-        """Empties a large file; `starts` are the latest marks' serials and offsets in it."""
-        for _ in range(10):
-            end = self.end
-            if end - self.base <= TRIM:
-                return
-            must = end - self.base >= 2 * TRIM
-            # A file that grows faster than it is shown is emptied all the same: the newest matters more.
-            first = max(self.shown, end - UNREAD // 2) if must else self.shown
-            if self._empty(starts, first) or not must:
-                return
-
-    def _empty(self, starts: list[tuple[int, int]], first: int) -> bool:
-        """Carries over what was written from `first` on; False where that is too much."""
-        kept = {}
-        for (serial, start), (_, next_start) in zip(starts, [*starts[1:], (0, first)], strict=True):
-            stop = min(next_start, first)
-            if stop > start:
-                head, _, tail = self.cut(serial, start, stop, 2 * KEPT)
-                before = self._kept.get(serial)
-                kept[serial] = (before[0] if before else head[:KEPT], tail[-KEPT:] if tail else head[KEPT:])
-        # The worker does not wait for us, so this reads until nothing more comes, and then empties the file at once.
-        # What is written between the two is lost: little as a rule, more where writes stand in line for the file.
-        unread = b""
-        while more := self.read(first + len(unread), first + UNREAD):
-            unread += more
-        if len(unread) == UNREAD:
-            return False
-        # The worker reads base and size together, and tries again while the generation is odd or has changed.
-        self._words[self._generation] += 1
-        os.ftruncate(self._fd, 0)
-        self._words[self._generation + 1] = first + len(unread)
-        self._words[self._generation] += 1
-        self._kept, self._carried, self.shown = kept, unread, first
-        return True
+    def free_if_large(self, starts: list[int]) -> None:
+        """Frees what was shown of a large file; `starts` is where the output of each of the latest attempts begins."""
+        if self.end - self._words[self._freed] <= TRIM:
+            return
+        edges = [*starts, self.shown]
+        self._gone = min(edges)
+        try:
+            free(self._fd, 0, self._gone)
+            for start, stop in itertools.pairwise(edges):
+                free(self._fd, start + KEPT, min(stop, self.shown) - KEPT)
+        except OSError:
+            return  # the file system cannot do that: the worker drops what is past FULL, and says so in its output
+        self._words[self._freed] = self.shown
 
     def close(self) -> None:
         os.close(self._fd)
@@ -177,8 +146,8 @@ class _Worker:
         finally:
             os.close(fd)
         self._words = memoryview(self._memory).cast("Q")
-        self._out = _File(self._paths[1], self._words, OUT_GENERATION)
-        self._log = _File(self._paths[2], self._words, LOG_GENERATION)
+        self._out = _File(self._paths[1], self._words, OUT_FREED)
+        self._log = _File(self._paths[2], self._words, LOG_FREED)
         self._stacks = _Stacks(self._paths[3])
         self._marks: deque[Mark] = deque(maxlen=SLOTS)
         self._partial_since: float | None = None
@@ -253,8 +222,8 @@ class _Worker:
             }
             yield WorkerLogged(self.index, self.pid, key, record)
         latest = list(self._marks)[-ATTEMPTS_KEPT:]
-        self._out.empty_if_large([(mark.serial, mark.out_at) for mark in latest])
-        self._log.empty_if_large([(mark.serial, mark.log_at) for mark in latest])
+        self._out.free_if_large([mark.out_at for mark in latest])
+        self._log.free_if_large([mark.log_at for mark in latest])
 
     def _new_stop(self, last: bool) -> int:
         """Up to where prints are shown now: whole lines, unless the rest of one lets itself be waited for."""
@@ -318,8 +287,8 @@ class _Worker:
         following = marks[position + 1] if position + 1 < len(marks) else None
         out_stop = following.out_at if following else self._out.end
         log_stop = following.log_at if following else self._log.end
-        head, left_out, tail = self._out.cut(mark.serial, mark.out_at, out_stop, limit)
-        lines = b"\n".join(part for part in self._log.cut(mark.serial, mark.log_at, log_stop, 4 * limit)[::2] if part)
+        head, left_out, tail = self._out.cut(mark.out_at, out_stop, limit)
+        lines = b"\n".join(part for part in self._log.cut(mark.log_at, log_stop, 4 * limit)[::2] if part)
         records = [(at, _line(record)) for own, _, at, record in _records(lines) if own == attempt]
         # Woven together by the offsets at which the records were made, as far as those bytes are still there.
         tail_start = out_stop - len(tail) if tail else out_stop + 1
