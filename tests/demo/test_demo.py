@@ -26,17 +26,18 @@ pytestmark = pytest.mark.timeout(150)
 class Demo:
     """A running `pooltable demo`."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, prepared, *options):
         self.folder = folder
         self._out, self._err = (folder / f"{name}-{time.monotonic_ns()}.txt" for name in ("out", "err"))
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "pooltable", "demo", *map(str, options)],
-                cwd=folder,
+            start = start_fresh if prepared is None else prepared.start
+            self.process = start(
+                ["demo", *map(str, options)],
+                folder,
+                os.environ | {"TMPDIR": str(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=os.environ | {"TMPDIR": str(folder)},
             )
 
     @property
@@ -72,12 +73,16 @@ class Demo:
                 self.process.wait()
 
 
+def start_fresh(arguments, folder, environment, **options):
+    return subprocess.Popen([sys.executable, "-m", "pooltable", *arguments], cwd=folder, env=environment, **options)
+
+
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, prepared):
     demos = []
 
-    def start(*options):
-        demos.append(Demo(tmp_path, *options))
+    def start(*options, fresh=False):
+        demos.append(Demo(tmp_path, None if fresh else prepared, *options))
         return demos[-1]
 
     yield start
@@ -115,7 +120,7 @@ def check(file, count):
 
 
 def test_the_demonstration_says_what_became_of_every_row(start, tmp_path):
-    demo = start("--clips", 12, "--processes", 2, "--keep")
+    demo = start("--clips", 12, "--processes", 2, "--keep", fresh=True)
     assert demo.wait() == 0, demo.said + demo.printed
     (folder,) = tmp_path.glob("pooltable-demo-*")
     assert str(folder) in demo.said

@@ -2,7 +2,8 @@
 
     clips.py     renders the videos             accident.py   kills a worker in the middle of a row
     stage.py     the folder and its table       mission.py    what is run on a row
-    show.py      runs it and looks back         report.py     says what happened
+    show.py      runs it and looks back         preloaded.py  what workers import, once for all
+    report.py    says what happened
 
 Nothing is imported here before it is used: a worker passes through this module on its way to the mission.
 """

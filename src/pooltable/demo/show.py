@@ -26,7 +26,8 @@ from pooltable.text import counted
 FEWEST_CLIPS = 8  # the broken one, the one whose worker is killed, and some others
 MOST_PROCESSES = 8  # unless more are asked for: each holds a model of 400 MB
 SAMPLE = 10  # clips that one process reads alone
-ONE_THREAD = Workers(threads=1)
+PRELOADED = "pooltable.demo.preloaded"
+WORKERS = Workers(threads=1, preload=PRELOADED)
 
 
 def demonstration(processes: int | None, count: int, folder: Path | None, keep: bool) -> int:
@@ -69,7 +70,7 @@ def own_videos(folder: Path, processes: int | None, file: Path | None) -> int:
         table,
         processes=processes,
         initializer=mission.load_model,
-        workers=ONE_THREAD,
+        workers=WORKERS,
         listeners=[report.Watch(len(found))],
     )
     report.print_captions(stage.videos(file), _reasons(table, stage.videos(file)), folder)
@@ -114,7 +115,7 @@ def _run(folder: Path, file: Path, processes: int) -> tuple[Summary, report.Spee
             processes=processes,
             initializer=accident.load_model,
             initargs=(str(folder),),
-            workers=ONE_THREAD,
+            workers=WORKERS,
             listeners=[killer, watch],
         )
         if summary.exit_code <= 1:
@@ -153,7 +154,7 @@ class Alone:
 
     def __enter__(self) -> Alone:
         if self._halves:
-            self._pool = Pool(1, initializer=mission.load_model, threads=1)
+            self._pool = Pool(1, initializer=mission.load_model, threads=1, preload=PRELOADED)
         return self
 
     def __exit__(self, *_: object) -> None:
