@@ -4,7 +4,8 @@
     Prepared.run --- socket -->   accept, fork   -------------->  folder, environment, standard files; then what
     pid, exit code  <-----------  waits in a fork of its own      `python -m pooltable` does
 
-`Prepared.start` is for a command that goes on while the test looks at it: what it returns is used like a Popen.
+`Prepared.start` is for a command that goes on while the test looks at it: what it returns is used like a Popen. In
+`Prepared.bin` lies a command `pooltable` for shells (tests/prepared_command.py).
 
 Arguments that begin with a path of a script run that one instead.
 
@@ -20,11 +21,13 @@ import json
 import os
 import runpy
 import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,8 @@ class Prepared:
 
     def __init__(self, folder: Path) -> None:
         self._address = str(folder / "prepared")
+        self.bin = folder / "bin"
+        self._put_command()
         command = [sys.executable, "-m", "tests.prepared", self._address]
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
@@ -76,6 +81,16 @@ class Prepared:
         connection.connect(self._address)
         socket.send_fds(connection, [b"%08d" % len(request)], files)
         connection.sendall(request)
+
+    def _put_command(self) -> None:
+        variables = {name: value for name, value in os.environ.items() if name.startswith(FRESH)}
+        Path(f"{self._address}.json").write_text(json.dumps([FRESH, variables]))
+        own, installed = Path(__file__).with_name("prepared_command.py"), Path(sys.executable).with_name("pooltable")
+        words = shlex.join([sys.executable, "-IS", str(own), self._address, str(installed)])
+        self.bin.mkdir()
+        command = self.bin / "pooltable"
+        command.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        command.chmod(0o755)
 
     def start(self, arguments: list[str], folder: Path, environment: dict[str, str], **options: Any) -> Started:
         return Started(self, arguments, cwd=folder, env=environment, **options)
@@ -154,6 +169,13 @@ def import_what_commands_import() -> None:
                 importlib.import_module(name)
 
 
+def _take_away_the_ended() -> None:
+    """Those that waited for a command. Were SIGCHLD ignored, their time would count nowhere."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
 def serve(address: str) -> None:
     """In the prepared process; it comes back in the process of a command, ready to run it."""
     import_what_commands_import()
@@ -162,13 +184,12 @@ def serve(address: str) -> None:
         listening.listen(64)
         gc.freeze()
         print("ready", flush=True)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for commands
         while True:
             connection, _ = listening.accept()
+            _take_away_the_ended()
             if not os.fork():
                 break
             connection.close()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, files, _, _ = socket.recv_fds(connection, 8, 3)
     arguments, folder, environment, *in_new_session = json.loads(connection.recv(int(length), socket.MSG_WAITALL))
     command = os.fork()
@@ -187,6 +208,7 @@ def serve(address: str) -> None:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # it was looked up with the variables of the prepared process
     sys.argv[1:] = arguments
     sys.path[0] = folder
 

@@ -24,6 +24,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.prepared import Prepared
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0  # seconds, for one block
@@ -80,8 +84,8 @@ def _read(page: Path) -> Iterator[Block]:
         number += 1
 
 
-def run_page(page: Path, folder: Path) -> None:
-    """Do what the page says, from top to bottom, in that folder."""
+def run_page(page: Path, folder: Path, prepared: Prepared | None = None) -> None:
+    """Do what the page says, from top to bottom, in that folder; scripts and `pooltable` in prepared processes."""
     output: str | None = None
     for block in blocks_of(page):
         if block.title is not None:
@@ -89,14 +93,14 @@ def run_page(page: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(block.text, encoding="utf-8")
         elif block.runs:
-            output = run(block, folder)
+            output = run(block, folder, prepared)
             continue
         elif block.language == "text" and output is not None:
             assert_printed(block, output)
         output = None
 
 
-def run(block: Block, folder: Path) -> str:
+def run(block: Block, folder: Path, prepared: Prepared | None = None) -> str:
     """What the block printed on both streams; it must end as the page promises."""
     if block.language in SHELL:
         command = ["bash", "-euo", "pipefail", "-c", block.text]
@@ -104,11 +108,15 @@ def run(block: Block, folder: Path) -> str:
         script = folder / f"snippet_{block.line}.py"
         script.write_text(block.text, encoding="utf-8")
         command = [sys.executable, script.name]
+    environment = _environment(prepared)
     log = folder / f"output_{block.line}.txt"
     with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command, cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
-        )
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": sink, "stderr": subprocess.STDOUT}
+        process: subprocess.Popen[Any]
+        if prepared is not None and block.language == "python":
+            process = prepared.start([str(script)], folder, environment, **options)
+        else:
+            process = subprocess.Popen(command, cwd=folder, env=environment, **options)
     try:
         if words := block.orders.get("stopped at"):
             _wait_for(words, log, process)
@@ -124,14 +132,15 @@ def run(block: Block, folder: Path) -> str:
     return output
 
 
-def _environment() -> dict[str, str]:
+def _environment(prepared: Prepared | None) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if not name.startswith("POOLTABLE_")}
-    own["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{own['PATH']}"
+    first = [] if prepared is None else [str(prepared.bin)]
+    own["PATH"] = os.pathsep.join([*first, str(Path(sys.executable).parent), own["PATH"]])
     own["COLUMNS"] = "120"
     return own
 
 
-def _wait_for(words: str, log: Path, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(words: str, log: Path, process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + PATIENCE
     while words not in log.read_text(encoding="utf-8", errors="replace"):
         assert process.poll() is None, f"it ended before it said {words!r}:\n{log.read_text()}"

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import REPOSITORY, blocks_of, pages, run_page
+from tests.prepared import Prepared
 
 RUN = [page for page in pages() if any(block.runs for block in blocks_of(page)) and ".zh-CN" not in page.name]
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(REPOSITORY)))
-def test_what_the_page_says_works(page: Path, tmp_path: Path) -> None:
-    run_page(page, tmp_path)
+def test_what_the_page_says_works(page: Path, tmp_path: Path, prepared: Prepared | None) -> None:
+    # What a new user does first is done with the installed command, and with a Python that has imported nothing.
+    run_page(page, tmp_path, None if page.name == "README.md" else prepared)
 
 
 def test_a_block_that_is_not_run_says_why() -> None:
