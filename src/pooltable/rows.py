@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 from pooltable.text import one_line
@@ -20,6 +21,11 @@ class Row(tuple[Any, ...]):
 
     def __new__(cls, fields: tuple[str, ...], values: tuple[Any, ...]) -> Row:
         return tuple.__new__(_with_fields(cls.__dict__.get("_of", cls), tuple(fields)), values)
+
+    @classmethod
+    def maker(cls, fields: tuple[str, ...]) -> Callable[[tuple[Any, ...]], Row]:
+        """What makes rows of these fields out of their values, for who makes many."""
+        return partial(tuple.__new__, _with_fields(cls, fields))
 
     def __getitem__(self, item: Any) -> Any:
         if isinstance(item, str):

@@ -298,11 +298,10 @@ class Checkup:
         began = time.perf_counter()
         if self.entries:
             s.opening(c, "")
-            picked = s.waiting(c, self.room, None)
-            count = changed = len(picked)
+            keys = [row[: s.width] for row in s.waiting(c, self.room, None)]
+            count = changed = len(keys)
             try:
-                if picked:
-                    keys = [row.key for row in picked]
+                if keys:
                     changed = s.set_doing(c, keys)
                     s.insert_record(c, "doctor", 0, 0, keys, {})
             except s.dialect.errors as refused:

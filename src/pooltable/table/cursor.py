@@ -6,8 +6,9 @@ import time
 from collections import deque
 from typing import Any
 
+from pooltable.events import Key
 from pooltable.table.database import Connection
-from pooltable.table.statements import Picked, Statements
+from pooltable.table.statements import Statements
 
 # One look from the start may take a twentieth of the time, if it is slow.
 REST = 20
@@ -32,31 +33,31 @@ class Cursor:
     def rewind(self) -> None:
         self._position = None
 
-    def next(self, c: Connection, s: Statements, room: int) -> list[Picked]:
-        """Up to `room` waiting rows."""
+    def next(self, c: Connection, s: Statements, room: int) -> list[Key]:
+        """Up to `room` waiting rows, locked where the database locks rows."""
+        width = s.width
         if not s.behind:
-            return s.waiting(c, room, None)
+            return [row[:width] for row in s.waiting(c, room, None)]
         rested = time.monotonic() - self._rewound_at
         if self._position is None or rested >= max(self._poll, self._rest):
             found = self._from_start(c, s, room)
         else:
             found = s.waiting(c, room, self._position)
             if len(found) < room and rested >= self._rest:
-                known = {row.key for row in found}
-                found += [row for row in self._from_start(c, s, room) if row.key not in known][: room - len(found)]
-        if len(found) < room:
-            # All were looked at, also those under back-off: what comes next stands behind the last of all.
-            self._position = s.end_of_order(c)
-        else:
-            self._position = found[-1].position
-        return found
+                known = {row[:width] for row in found}
+                again = self._from_start(c, s, room)
+                others = [row for row in again if row[:width] not in known]
+                found = [*found, *others[: room - len(found)]]
+        # All were looked at, also those under back-off: what comes next stands behind the last of all.
+        self._position = s.end_of_order(c) if len(found) < room else found[-1][width:]
+        return [row[:width] for row in found]
 
     def waits(self, c: Connection, s: Statements) -> bool:
         """Whether a row waits that the next claim would look at; nothing is locked."""
         behind = self._position if self._rest and s.behind else None
         return s.waits(c, behind)
 
-    def _from_start(self, c: Connection, s: Statements, room: int) -> list[Picked]:
+    def _from_start(self, c: Connection, s: Statements, room: int) -> list[tuple[Any, ...]]:
         began = time.monotonic()
         found = s.waiting(c, room, None)
         self._rewound_at = time.monotonic()

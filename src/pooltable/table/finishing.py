@@ -14,8 +14,9 @@ A refused group is halved under savepoints until the one bad end stands alone; i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal
 
 from pooltable.events import Key
@@ -31,7 +32,7 @@ from pooltable.table.records import (
     Record,
     Rivals,
     place_of,
-    times_as_text,
+    time_as_text,
 )
 from pooltable.table.statements import Opened, Opening, Statements, Update, Write
 from pooltable.table.states import Fate, Status
@@ -40,34 +41,27 @@ from pooltable.table.values import cleaned
 # How many claims are read to learn whether one of them took a row; past this the database searches their keys.
 READ_AT_MOST = 50
 
+_number = attrgetter("claim.claim_no")
+_key = attrgetter("claim.key")
+_alike = attrgetter("status", "columns")
+
 
 @dataclass
 class OpenClaims:
     """Whose claims are ended: the records of a runner by its count. `turn` is the runner's own exchange, None where
-    somebody else takes its rows back. `closed` are the counts of the records that have no row left."""
+    somebody else takes its rows back. `closed` are the counts of the records that have no row left. `times`: of a
+    record, by place, how long the row ran and where, as text."""
 
     runner: str
     turn: int | None = None
     records: dict[int, Record] = field(default_factory=dict)
-    times: dict[int, dict[int, tuple[float | None, int | None]]] = field(default_factory=dict)
+    times: dict[int, list[str]] = field(default_factory=dict)
     rivals: Rivals = field(default_factory=Rivals)
     closed: set[int] = field(default_factory=set)
 
-
-class Wanted:
-    """An end that is to be written: where its claim lists it, and how its row spells its key."""
-
-    __slots__ = ("key", "number", "place", "record", "write")
-
-    def __init__(self, write: Write, record: Record, place: int) -> None:
-        self.write, self.record, self.place = write, record, place
-        self.number = record.number
-        self.key: Key = write.claim.key
-
-    @property
-    def is_remembered(self) -> bool:
-        """Whether there will be an entry: every other end than a return at the first attempt has one."""
-        return self.write.remembered or self.place in self.record.known
+    def numbers(self, claim_nos: Iterable[int]) -> dict[int, int]:
+        """Of the records of these claims of rows, by their counts, the numbers."""
+        return {no: self.records[no].number for no in {place_of(claim_no)[0] for claim_no in claim_nos}}
 
 
 def write_ends(
@@ -78,91 +72,94 @@ def write_ends(
 
 
 class _Ending:
-    """One group of ends."""
+    """One group of ends. What is done for every row is done for all of them at once: a row is looked at alone only
+    where it differs from its fellows."""
 
     def __init__(self, c: Connection, s: Statements, owner: OpenClaims, opening: Opening) -> None:
         self.c, self.s, self.owner, self.opening = c, s, owner, opening
         self.fates: dict[int, Fate] = {}
+        self.opened: dict[int, Opened] = {}  # by the runner's count
         self.letters: dict[int, list[str]] = {}
-        self.opened: dict[int, Opened] = {}
+        self.spelt: dict[int, Key] = {}  # the key of a claim, where its row spells it otherwise by now
         self.entries: list[Write] = []
 
     def end(self, writes: Sequence[Write]) -> list[Fate]:
-        wanted = self._locked_records(writes)
-        if wanted:
-            held = self._held(self._locked_rows(wanted))
-            self._write(held)
+        numbers = list(map(_number, writes))
+        listed = self._listed(writes if len(set(numbers)) == len(numbers) else _first_of_each(writes))
+        if listed:
+            self._write(self._held(self._locked_rows(listed)))
             if self.entries:
                 self.s.write_entries(self.c, self.owner.runner, self.entries, self.opening.now)
             self._close_places()
-        return [self.fates[write.claim.claim_no] for write in writes]
+        return list(map(self.fates.__getitem__, numbers))
 
     # ---- the claims
 
-    def _locked_records(self, writes: Sequence[Write]) -> list[Wanted]:
+    def _listed(self, writes: Iterable[Write]) -> list[Write]:
         """The ends whose claims still list their rows, with the records locked."""
-        wanted = []
+        owner = self.owner
+        of_record: defaultdict[int, list[tuple[int, Write]]] = defaultdict(list)
         for write in writes:
             no, place = place_of(write.claim.claim_no)
-            record = self.owner.records.get(no)
-            if record is None:
-                self._tell(write, "fenced")
-            else:
-                wanted.append(Wanted(write, record, place))
-        if not wanted:
-            return []
-        self.opened = self.s.lock_records(self.c, sorted({one.number for one in wanted}))
-        listed, seen = [], set()
-        for one in wanted:
-            opened = self.opened.get(one.number)
-            ours = opened is not None and (opened.runner, opened.no) == (self.owner.runner, one.record.no)
-            if opened is None or not ours or opened.ended[one.place] != HELD:
-                self._tell(one.write, "fenced")
-            elif one.write.claim.claim_no not in seen:
-                seen.add(one.write.claim.claim_no)
-                listed.append(one)
+            of_record[no].append((place, write))
+        records = {no: owner.records[no] for no in of_record if no in owner.records}
+        opened = self.s.lock_records(self.c, sorted(record.number for record in records.values())) if records else {}
+        listed = []
+        for no, ends in of_record.items():
+            found = opened.get(records[no].number) if no in records else None
+            if found is None or (found.runner, found.no) != (owner.runner, no):
+                self._tell_all([write for _, write in ends], "fenced")
+                continue
+            self.opened[no] = found
+            self.letters[no] = letters = list(found.ended)
+            held = [write for place, write in ends if letters[place] == HELD]
+            if len(held) < len(ends):
+                self._tell_all([write for place, write in ends if letters[place] != HELD], "fenced")
+            listed += held
         return listed
 
-    def _set(self, one: Wanted, letter: str) -> None:
-        letters = self.letters.get(one.number)
-        if letters is None:
-            letters = self.letters[one.number] = list(self.opened[one.number].ended)
-        letters[one.place] = letter
+    def _set(self, write: Write, letter: str) -> None:
+        no, place = place_of(write.claim.claim_no)
+        self.letters[no][place] = letter
 
     def _close_places(self) -> None:
         """Writes the records again, once each."""
         updates = []
-        for number, letters in self.letters.items():
-            left = letters.count(HELD)
-            opened = self.opened[number]
+        for no, opened in self.opened.items():
+            ended = "".join(self.letters[no])
+            if ended == opened.ended:
+                continue
+            left = ended.count(HELD)
             times = None
             if not left:
-                self.owner.closed.add(opened.no)
+                self.owner.closed.add(no)
                 # With its last end only: written with every end, they would be most of what a claim costs.
-                times = times_as_text(self.owner.times.get(opened.no, {}), len(letters))
-            updates.append(Update(number, "".join(letters), left, self.owner.turn, times))
+                times = ",".join(self.owner.times[no]) if no in self.owner.times else None
+            updates.append(Update(opened.number, ended, left, self.owner.turn, times))
         if updates:
             self.s.update_records(self.c, updates)
 
     # ---- the rows
 
-    def _locked_rows(self, wanted: Sequence[Wanted]) -> list[Wanted]:
+    def _locked_rows(self, writes: Sequence[Write]) -> Sequence[Write]:
         """The ends whose rows are DOING, locked; the others are told what stands there instead."""
-        locked = self.s.lock_rows(self.c, [one.key for one in wanted], Status.DOING)
-        found = [one for one in wanted if one.key in locked]
-        if len(found) == len(wanted):
-            return found
-        elsewhere: list[tuple[Wanted, str]] = []
-        for one in wanted:
-            if one.key in locked:
+        keys = list(map(_key, writes))
+        locked = self.s.lock_rows(self.c, keys, Status.DOING)
+        if locked.issuperset(keys):
+            return writes
+        found = []
+        elsewhere: list[tuple[Write, str]] = []
+        for write in writes:
+            if write.claim.key in locked:
+                found.append(write)
                 continue
             # Equal for the database is not always equal for Python: another case under a collation that ignores it.
-            spelt = self.s.lock_rows(self.c, [one.key], Status.DOING)
+            spelt = self.s.lock_rows(self.c, [write.claim.key], Status.DOING)
             if spelt:
-                (one.key,) = spelt
-                found.append(one)
+                (self.spelt[write.claim.claim_no],) = spelt
+                found.append(write)
             else:
-                elsewhere.append((one, self._state(one.key)))
+                elsewhere.append((write, self._state(write.claim.key)))
         self._tell_elsewhere(elsewhere)
         return found
 
@@ -174,70 +171,81 @@ class _Ending:
             return Status.DOING.value
         return state
 
-    def _tell_elsewhere(self, ends: Sequence[tuple[Wanted, str]]) -> None:
+    def _key(self, write: Write) -> Key:
+        """As its row spells it."""
+        return self.spelt.get(write.claim.claim_no, write.claim.key)
+
+    def _is_known(self, write: Write) -> bool:
+        """Whether the row had an entry when it was claimed."""
+        no, place = place_of(write.claim.claim_no)
+        return place in self.owner.records[no].known
+
+    def _tell_elsewhere(self, ends: Sequence[tuple[Write, str]]) -> None:
         """What became of ends whose rows are not DOING, or locked by somebody else."""
-        changed = [(one, state) for one, state in ends if state not in (Status.DOING.value, "missing")]
-        taken = self._taken_later([one for one, _ in changed]) if changed else set()
-        for one, state in ends:
-            write = one.write
+        changed = [write for write, state in ends if state not in (Status.DOING.value, "missing")]
+        taken = self._taken_later(changed) if changed else set()
+        for write, state in ends:
             if state == Status.DOING.value and self.s.dialect.is_server:
                 self._tell(write, "locked")
                 continue
-            self._set(one, GONE)
+            self._set(write, GONE)
             if state == "missing":
-                if one.place in one.record.known:
-                    self.s.forget_entry(self.c, one.key)
+                if self._is_known(write):
+                    self.s.forget_entry(self.c, self._key(write))
                 self._tell(write, "vanished", state)
-            elif one.write.claim.claim_no in taken:
+            elif write.claim.claim_no in taken:
                 self._tell(write, "fenced", state)
             elif state in (Status.DONE.value, Status.FAILED.value):
                 self.entries.append(write._replace(end="done" if state == Status.DONE.value else "failed", pause=None))
                 self._tell(write, "marked", state)
             else:
                 # The next attempt is of the same round, which this one cost nothing, not even where a rescue ends it.
-                claim = one.record.claim(one.place)
+                no, place = place_of(write.claim.claim_no)
+                claim = self.owner.records[no].claim(place)
                 given_back = write._replace(claim=claim, end="released", fails=claim.fails, lost=claim.lost, pause=None)
                 self.entries.append(given_back._replace(kind="", detail="", log=""))
                 self._tell(write, "overwritten", state)
 
-    def _taken_later(self, ends: Sequence[Wanted]) -> set[int]:
+    def _taken_later(self, writes: Sequence[Write]) -> set[int]:
         """Those whose rows a later claim took, be it open or over: what stands in them is its doing."""
-        found: set[int] = set()
-        names = self.s.later(self.c, min(one.number for one in ends), READ_AT_MOST)
+        numbers = self.owner.numbers(map(_number, writes))
+        asked = [(numbers[place_of(_number(write))[0]], self._key(write), _number(write)) for write in writes]
+        names = self.s.later(self.c, min(numbers.values()), READ_AT_MOST)
         if names is None:
-            return {one.write.claim.claim_no for one in ends if self.s.claims_of(self.c, one.key, one.number, limit=1)}
+            return {claim_no for number, key, claim_no in asked if self.s.claims_of(self.c, key, number, limit=1)}
         _learn(self.c, self.s, self.owner.rivals, names)
+        found: set[int] = set()
         for name in names:
-            listed = self.owner.rivals.listing(name, {one.key for one in ends})
-            found.update(one.write.claim.claim_no for one in ends if one.key in listed and one.number < name.number)
+            listed = self.owner.rivals.listing(name, {key for _, key, _ in asked})
+            found.update(claim_no for number, key, claim_no in asked if key in listed and number < name.number)
         return found
 
     # ---- who holds a row
 
-    def _held(self, ends: Sequence[Wanted]) -> list[Wanted]:
+    def _held(self, writes: Sequence[Write]) -> Sequence[Write]:
         """The ends whose claim holds its row. Asked in a statement of its own, after the rows were locked."""
-        asked = [(one.number, one.key, one.write.claim.claim_no) for one in ends]
-        fenced = overtaken(self.c, self.s, self.owner, asked)
+        keys = list(map(self._key, writes) if self.spelt else map(_key, writes))
+        fenced = overtaken(self.c, self.s, self.owner, keys, list(map(_number, writes)))
         if not fenced:
-            return list(ends)
-        for one in ends:
-            if one.write.claim.claim_no in fenced:
-                self._set(one, GONE)
-                self._tell(one.write, "fenced")
-        return [one for one in ends if one.write.claim.claim_no not in fenced]
+            return writes
+        for write in writes:
+            if write.claim.claim_no in fenced:
+                self._set(write, GONE)
+                self._tell(write, "fenced")
+        return [write for write in writes if write.claim.claim_no not in fenced]
 
     # ---- writing
 
-    def _write(self, ends: Sequence[Wanted]) -> None:
-        groups: defaultdict[tuple[Status, tuple[str, ...]], list[Wanted]] = defaultdict(list)
-        for one in ends:
-            groups[one.write.status, one.write.columns].append(one)
+    def _write(self, writes: Sequence[Write]) -> None:
+        groups: defaultdict[tuple[Status, tuple[str, ...]], list[Write]] = defaultdict(list)
+        for alike, write in zip(map(_alike, writes), writes, strict=True):
+            groups[alike].append(write)
         for group in groups.values():
             self._write_group(group)
 
-    def _write_group(self, group: Sequence[Wanted]) -> None:
+    def _write_group(self, group: Sequence[Write]) -> None:
         try:
-            self._rows([one.write for one in group])
+            self._rows(group)
         except Refused as refusal:
             if len(group) == 1:
                 self._pay(group[0], str(refusal))
@@ -246,8 +254,7 @@ class _Ending:
             self._write_group(group[:half])
             self._write_group(group[half:])
         else:
-            for one in group:
-                self._written(one, one.write)
+            self._written(group)
 
     def _rows(self, writes: Sequence[Write]) -> None:
         """Writes rows alike under a savepoint. Raises Refused where the database, or a trigger, takes not all."""
@@ -258,41 +265,46 @@ class _Ending:
 
         self.c.attempt(work)
 
-    def _written(self, one: Wanted, write: Write) -> None:
-        if write is not one.write or one.is_remembered:
-            self.entries.append(write)
-            letter = ENTERED
-        else:
-            letter = RETURNED if write.end == "done" else LEFT
-        if self.owner.turn is None:
-            letter = TAKEN
-        else:
-            self.owner.times.setdefault(one.record.no, {})[one.place] = write.seconds, write.worker
-        self._set(one, letter)
-        self.fates[write.claim.claim_no] = fate_of(write)
+    def _written(self, group: Sequence[Write], instead: bool = False) -> None:
+        """The rows of these ends are written. `instead`: of another end than the one that was asked for, which is
+        remembered."""
+        records, times, own = self.owner.records, self.owner.times, self.owner.turn is not None
+        without_entry = RETURNED if group[0].end == "done" else LEFT
+        for write in group:
+            claim_no = write.claim.claim_no
+            no, place = place_of(claim_no)
+            if instead or write.remembered or place in records[no].known:
+                self.entries.append(write)
+                letter = ENTERED
+            else:
+                letter = without_entry
+            if own:
+                if no not in times:
+                    times[no] = [""] * len(records[no].keys)
+                times[no][place] = time_as_text(write.seconds, write.worker)
+            self.letters[no][place] = letter if own else TAKEN
+            self.fates[claim_no] = fate_of(write)
 
-    def _pay(self, one: Wanted, refusal: str) -> None:
+    def _pay(self, write: Write, refusal: str) -> None:
         """The row of a refused end is FAILED instead; where even that is refused, its entry ends as stuck."""
-        tried = as_failed(one.write, refusal)
+        tried = as_failed(write, refusal)
         try:
             self._rows([tried])
         except Refused as again:
-            self._stick(one, str(again))
+            self._stick(write, str(again))
         else:
-            self._written(one, tried)
+            self._written([tried], instead=True)
 
-    def _stick(self, one: Wanted, refusal: str) -> None:
+    def _stick(self, write: Write, refusal: str) -> None:
         """The row stays as it is, because the database refuses every end; its entry says so."""
         reason = cleaned(f"the database refuses every end of this row: {refusal}")
-        self.entries.append(
-            one.write._replace(end="stuck", pause=None, kind="CannotStore", reason=reason, detail=reason)
-        )
-        self._set(one, ENTERED)
-        self.fates[one.write.claim.claim_no] = Fate(one.write.claim, None, "stuck", "CannotStore", reason)
+        self.entries.append(write._replace(end="stuck", pause=None, kind="CannotStore", reason=reason, detail=reason))
+        self._set(write, ENTERED)
+        self.fates[write.claim.claim_no] = Fate(write.claim, None, "stuck", "CannotStore", reason)
 
     def end_as_stuck(self, write: Write, refusal: str) -> Fate:
-        for one in self._locked_records([write]):
-            self._stick(one, refusal)
+        for listed in self._listed([write]):
+            self._stick(listed, refusal)
             self.s.write_entries(self.c, self.owner.runner, self.entries, self.opening.now)
             self._close_places()
         return self.fates[write.claim.claim_no]
@@ -302,35 +314,49 @@ class _Ending:
     ) -> None:
         self.fates[write.claim.claim_no] = Fate(write.claim, None, why, reason=state)
 
+    def _tell_all(self, writes: Sequence[Write], why: Literal["fenced"]) -> None:
+        for write in writes:
+            self._tell(write, why)
+
+
+def _first_of_each(writes: Sequence[Write]) -> list[Write]:
+    """Without those that end a claim of a row a second time."""
+    found: dict[int, Write] = {}
+    for write in writes:
+        found.setdefault(write.claim.claim_no, write)
+    return list(found.values())
+
 
 def end_as_stuck(c: Connection, s: Statements, owner: OpenClaims, write: Write, refusal: str, opening: Opening) -> Fate:
     """Every end of this row is refused, each by undoing the whole transaction: only the side tables are written."""
     return _Ending(c, s, owner, opening).end_as_stuck(write, refusal)
 
 
-def overtaken(c: Connection, s: Statements, owner: OpenClaims, asked: Sequence[tuple[int, Key, int]]) -> set[int]:
-    """Of places in records - the record's number, the key, the number of the row's claim - those whose rows an open
-    claim with a greater number lists as well: that one is the holder."""
-    if not asked:
+def overtaken(
+    c: Connection, s: Statements, owner: OpenClaims, keys: Sequence[Key], claim_nos: Sequence[int]
+) -> set[int]:
+    """Of these claims of rows, with the keys as the rows spell them, those whose rows an open claim with a greater
+    number lists as well: that one is the holder."""
+    if not claim_nos:
         return set()
-    found: set[int] = set()
-    # One runner may have several claims that list a row, each of which a later one overtakes.
-    places: defaultdict[Key, list[tuple[int, int]]] = defaultdict(list)
-    for number, key, claim_no in asked:
-        places[key].append((number, claim_no))
-    names = s.newer(c, min(number for number, _, _ in asked))
+    numbers = owner.numbers(claim_nos)
+    names = s.newer(c, min(numbers.values()))
     _learn(c, s, owner.rivals, names)
+    found: set[int] = set()
+    asked = set(keys)
     for name in names:
-        listed = {
-            place: [claim_no for older, claim_no in places[key] if older < name.number]
-            for key, place in owner.rivals.listing(name, places.keys()).items()
-        }
-        if not any(listed.values()):
-            continue
-        letters = s.ended_of_records(c, [name.number]).get(name.number, "")
-        for place, earlier in listed.items():
-            if letters[place : place + 1] == HELD:
-                found.update(earlier)
+        listed = owner.rivals.listing(name, asked)
+        earlier: defaultdict[int, list[int]] = defaultdict(list)  # by the place in the newer one
+        if listed:
+            for key, claim_no in zip(keys, claim_nos, strict=True):
+                # One runner may have several claims that list a row, each of which a later one overtakes.
+                if key in listed and numbers[place_of(claim_no)[0]] < name.number:
+                    earlier[listed[key]].append(claim_no)
+        if earlier:
+            letters = s.ended_of_records(c, [name.number]).get(name.number, "")
+            for place, those in earlier.items():
+                if letters[place : place + 1] == HELD:
+                    found.update(those)
     owner.rivals.keep([*names, *(record.name for record in owner.records.values())])
     return found
 

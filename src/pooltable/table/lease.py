@@ -82,10 +82,10 @@ class Left(NamedTuple):
 
 class Unsure(NamedTuple):
     """Transactions of which nobody knows whether they got through: the first count of a claim that one of them may have
-    made, and for each end that they wrote, the turn and what became of it."""
+    made, and the turn of each with what became of the ends that it wrote."""
 
     first: int
-    fates: dict[int, tuple[int, Fate]]
+    turns: list[tuple[int, list[Fate]]]
 
 
 class Lease:
@@ -158,13 +158,9 @@ class Lease:
             mine = self._statements.mine(c, self.id, 0)
             self._forget_closed({no for no, _ in mine})
             records = self._claims.records
-            asked = [
-                (records[no].number, records[no].keys[place], no * PLACES + place)
-                for no, ended in mine
-                if no in records
-                for place in held(ended)
-            ]
-            taken = overtaken(c, self._statements, self._claims, asked)
+            listed = [(no, place) for no, ended in mine if no in records for place in held(ended)]
+            keys = [records[no].keys[place] for no, place in listed]
+            taken = overtaken(c, self._statements, self._claims, keys, [no * PLACES + place for no, place in listed])
             return frozenset(no * PLACES + place for no, ended in mine for place in held(ended)) - taken
 
         found = self._session.transact(work)
@@ -291,7 +287,7 @@ class Lease:
         over."""
         self._begin_turn()
         if self._unsure is None:
-            self._unsure = Unsure(self._no + 1, {})
+            self._unsure = Unsure(self._no + 1, [])
             return []
         found = []
         for record, ended, _ in self._statements.open_records(c, self.id, self._unsure.first):
@@ -325,8 +321,8 @@ class Lease:
         fresh = [write for write in writes if write.claim.claim_no not in known] if known else writes
         fates = write_ends(c, self._statements, self._claims, fresh, opening)
         if self._unsure is None:
-            self._unsure = Unsure(self._no + 1, {})
-        self._unsure.fates.update((fate.claim.claim_no, (self._turn, fate)) for fate in fates)
+            self._unsure = Unsure(self._no + 1, [])
+        self._unsure.turns.append((self._turn, fates))
         if not known:
             return fates
         of = {fate.claim.claim_no: fate for fate in fates} | known
@@ -335,12 +331,14 @@ class Lease:
     def _written_before(self, c: Connection, writes: Sequence[Write]) -> dict[int, Fate]:
         """The fates of ends that a transaction wrote whose answer was lost, if it got through: its turn and the
         letters tell."""
-        if self._unsure is None or not self._unsure.fates:
+        if self._unsure is None or not self._unsure.turns:
             return {}
+        given = {write.claim.claim_no for write in writes}
         asked = {
-            w.claim.claim_no: self._unsure.fates[w.claim.claim_no]
-            for w in writes
-            if w.claim.claim_no in self._unsure.fates
+            fate.claim.claim_no: (turn, fate)
+            for turn, fates in self._unsure.turns
+            for fate in fates
+            if fate.claim.claim_no in given
         }
         records = {place_of(claim_no)[0] for claim_no in asked} & self._claims.records.keys()
         if not records:
@@ -401,13 +399,12 @@ class Lease:
         s = self._statements
         if opening.paused or room <= 0:
             return []
-        picked = s.due(c, room, opening.now) if opening.due else []
-        if len(picked) < room:
-            again = {row.key for row in picked}
-            picked += [row for row in self._cursor.next(c, s, room - len(picked)) if row.key not in again]
-        if not picked:
+        keys = s.due(c, room, opening.now) if opening.due else []
+        if len(keys) < room:
+            waiting = self._cursor.next(c, s, room - len(keys))
+            keys = [*keys, *(key for key in waiting if key not in set(keys))] if keys else waiting
+        if not keys:
             return []
-        keys = [row.key for row in picked]
         try:
             changed = s.set_doing(c, keys)
         except s.dialect.errors as error:
@@ -450,14 +447,16 @@ class Lease:
     def _prepared(self, end: Finish, remembered: bool = False) -> Write:
         claim, verdict, seconds, worker, log = end
         if type(verdict) is Done:
+            columns, values, *_ = verdict.stored
             try:
-                columns = verdict.stored.columns
-                values = self._converter.bound(columns, verdict.stored.values)
+                if columns:
+                    values = self._converter.bound(columns, values)
             except CannotStore as error:
                 verdict = GiveUp(*describe(error))
             else:
-                facts = (claim.fails, claim.lost, None, seconds, worker)
-                return Write(claim, "done", Status.DONE, columns, values, *facts, "", "", "", "", remembered)
+                return Write(
+                    claim, "done", Status.DONE, columns, values, claim.fails, claim.lost, None, seconds, worker
+                )
         ended = ENDS[type(verdict)]
         fails, lost, pause, kind, reason, detail = claim.fails, claim.lost, None, "", "", ""
         if isinstance(verdict, (GiveUp, Again)):

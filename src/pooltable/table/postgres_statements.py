@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from types import NoneType
 from typing import Any
 
 from pooltable.events import Key
@@ -140,7 +141,10 @@ def array(values: Iterable[Any]) -> str | list[Any]:
     the plain types are written at once. What is mixed goes as text, which the column's type reads again.
     """
     values = list(values)
-    kinds = {type(value) for value in values if value is not None}
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        return "{" + str(values)[1:-1] + "}"
+    kinds -= {NoneType}
     if kinds <= _NUMBERS:
         return "{" + ",".join(["NULL" if value is None else repr(value) for value in values]) + "}"
     if len(kinds) == 1 and kinds != {str}:

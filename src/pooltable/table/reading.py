@@ -117,6 +117,7 @@ class Reader:
         self._fields = s.mapping.fields
         reads = [(i, column.read) for i, column in enumerate(self._columns) if column.read is not None]
         self._reads = tuple(reads)
+        self._make = Row.maker(self._fields)
         state = " ".join(f"WHEN {s.is_word[state]} THEN '{state.value}'" for state in Status)
         self._state = f"CASE {state} ELSE 'other' END"
         within = f" WHERE (\n{s.mapping.where}\n)" if s.mapping.where else ""
@@ -146,11 +147,13 @@ class Reader:
         found: dict[Key, tuple[Any, ...]] = {}
         width = self._s.width
         for at in range(0, len(keys), READ_AT_ONCE):
-            some = keys[at : at + READ_AT_ONCE]
-            sql, values = self._s.keys_in(some)
-            for row in c.all(f"{self._s.sql_read} WHERE {sql}", values):
-                found[row[:width]] = row
-        return [self._row(found.get(key) or self._alone(c, key)) for key in keys]
+            sql, values = self._s.keys_in(keys[at : at + READ_AT_ONCE])
+            found |= {row[:width]: row for row in c.all(f"{self._s.sql_read} WHERE {sql}", values)}
+        got = [found.get(key) or self._alone(c, key) for key in keys]
+        if self._reads:
+            got = list(map(self._converted, got))
+        make = self._make
+        return [None if values is None else make(values) for values in got]
 
     def whole_row(self, c: Connection, key: Key) -> WholeRow | None:
         s = self._s
@@ -193,15 +196,13 @@ class Reader:
         # Equal for the database is not always equal for Python: another case under a collation that ignores it.
         return c.first(f"{self._s.sql_read} WHERE {self._s.row_is}", key)
 
-    def _row(self, values: tuple[Any, ...] | None) -> Row | None:
+    def _converted(self, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
         if values is None:
             return None
-        if self._reads:
-            mended = list(values)
-            for at, read in self._reads:
-                mended[at] = read(values[at])
-            values = tuple(mended)
-        return Row(self._fields, values)
+        converted = list(values)
+        for at, read in self._reads:
+            converted[at] = read(values[at])
+        return tuple(converted)
 
     # ---- counts
 

@@ -34,7 +34,8 @@ from pooltable.table.states import Claim
 # How many rows one claim may take. Its record is written whole with every group of ends, so it stays small.
 MOST_ROWS = 1000
 # The number of a row's claim is that of the record in the runner's own count, times this, and the row's place.
-PLACES = 1 << 20
+PLACE_BITS = 20
+PLACES = 1 << PLACE_BITS
 
 # The letters of `ended`, one for each place.
 HELD = "h"  # the claim holds the row
@@ -87,7 +88,12 @@ class Record(NamedTuple):
 
     def claims(self, ended: str | None = None) -> list[Claim]:
         """The claims of the rows that it holds; of all of them without `ended`."""
-        return [self.claim(place) for place in held(ended)] if ended else list(map(self.claim, range(len(self.keys))))
+        if ended:
+            return [self.claim(place) for place in held(ended)]
+        if self.known:
+            return list(map(self.claim, range(len(self.keys))))
+        first, round_ = self.no * PLACES, f"{self.runner}-{self.no}-"
+        return [Claim(key, first + place, 1, 0, 0, 0, f"{round_}{place}") for place, key in enumerate(self.keys)]
 
 
 def held(ended: str) -> Iterator[int]:
@@ -97,7 +103,7 @@ def held(ended: str) -> Iterator[int]:
 
 def place_of(claim_no: int) -> tuple[int, int]:
     """The record's number in its runner's count, and the place in it."""
-    return divmod(claim_no, PLACES)
+    return claim_no >> PLACE_BITS, claim_no & (PLACES - 1)
 
 
 # ---- as text
@@ -177,15 +183,9 @@ def known_of_text(text: str | None) -> dict[int, Known]:
     return {int(place): Known(*facts) for place, facts in json.loads(text).items()} if text else {}
 
 
-def times_as_text(times: dict[int, tuple[float | None, int | None]], size: int) -> str | None:
-    """For each place the milliseconds it ran and its worker, as `12:0`; nothing where that is not known."""
-    if not times:
-        return None
-    parts = []
-    for place in range(size):
-        seconds, worker = times.get(place, (None, None))
-        parts.append("" if seconds is None else f"{seconds * 1000:.0f}:{'' if worker is None else worker}")
-    return ",".join(parts)
+def time_as_text(seconds: float | None, worker: int | None) -> str:
+    """The milliseconds that a row ran and its worker, as `12:0`; nothing where that is not known."""
+    return "" if seconds is None else f"{seconds * 1000:.0f}:{'' if worker is None else worker}"
 
 
 def time_at(times: str | None, place: int) -> tuple[float | None, int | None]:
@@ -205,7 +205,7 @@ class Rivals:
         return [name for name in names if name not in self._places]
 
     def learn(self, name: Name, keys: Sequence[Key]) -> None:
-        self._places[name] = {key: place for place, key in enumerate(keys)}
+        self._places[name] = dict(zip(keys, range(len(keys)), strict=True))
 
     def listing(self, name: Name, keys: Set[Key]) -> dict[Key, int]:
         """Those of the keys that the claim took, with their places in it."""

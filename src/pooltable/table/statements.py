@@ -35,13 +35,6 @@ from pooltable.table.states import ROUND_OVER, Claim, Ended, Status
 Item = TypeVar("Item")
 
 
-class Picked(NamedTuple):
-    """A row that may be claimed: locked, where the database locks rows."""
-
-    key: Key
-    position: tuple[Any, ...]  # its values of the order's columns
-
-
 class Write(NamedTuple):
     """A finish as it is written: the row's word and columns, and the whole of its entry's end."""
 
@@ -55,11 +48,11 @@ class Write(NamedTuple):
     pause: float | None
     seconds: float | None
     worker: int | None
-    kind: str
-    reason: str
-    detail: str
-    log: str
-    remembered: bool  # has an entry in any case: it did not just return, and was started
+    kind: str = ""
+    reason: str = ""
+    detail: str = ""
+    log: str = ""
+    remembered: bool = False  # has an entry in any case: it did not just return, and was started
 
 
 class Opened(NamedTuple):
@@ -433,8 +426,8 @@ class Statements:
 
     # ---- entries
 
-    def due(self, c: Connection, count: int, now: Any) -> list[Picked]:
-        """Rows whose back-off is over, those that waited longest first."""
+    def due(self, c: Connection, count: int, now: Any) -> list[Key]:
+        """Rows whose back-off is over, those that waited longest first; locked, where the database locks rows."""
         values = (now,) if self.opening_now == self.mark else ()
         keys = c.all(self.sql_due.replace("\0", str(count)), values)
         if not keys:
@@ -447,7 +440,7 @@ class Statements:
             over = [key for key in keys if key not in free and self.state(c, key) != Status.PENDING.value]
             if over:
                 c.many(self.sql_entry_clear, over)
-        return [Picked(key, ()) for key in picked]
+        return picked
 
     def known(self, c: Connection, keys: Sequence[Key]) -> tuple[dict[Key, Known], dict[Key, Key]]:
         """What entries say of those rows that have one, for an attempt that begins; and how these spell their keys."""
@@ -516,13 +509,12 @@ class Statements:
         """What `waiting` asks from the start of the order, and its values."""
         return self.sql_waiting.replace("\0", str(count)), ()
 
-    def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[Picked]:
-        """Pending rows in order, behind the position `after`, without those that are under back-off."""
+    def waiting(self, c: Connection, count: int, after: tuple[Any, ...] | None) -> list[tuple[Any, ...]]:
+        """Pending rows in order, behind the position `after`, without those that are under back-off, locked where the
+        database locks rows: of each its key and then its position."""
         if after is None:
-            rows = c.all(*self.waiting_sql(count))
-        else:
-            rows = c.all(self.sql_waiting_behind.replace("\0", str(count)), self.behind_values(after))
-        return [Picked(row[: self.width], row[self.width :]) for row in rows]
+            return c.all(*self.waiting_sql(count))
+        return c.all(self.sql_waiting_behind.replace("\0", str(count)), self.behind_values(after))
 
     def waits(self, c: Connection, after: tuple[Any, ...] | None) -> bool:
         """Whether a row waits, behind the position `after`, that is not under back-off."""
