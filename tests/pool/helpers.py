@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Wait for a condition; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):

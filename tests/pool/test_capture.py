@@ -47,7 +47,7 @@ class Worker:
         self.process.stdin.write("\n")
         self.process.stdin.flush()
 
-    def ended(self, seconds: float = 20) -> int:
+    def ended(self, seconds: float = 30) -> int:
         out, err = self.process.communicate(timeout=seconds)
         assert (out, err) == ("", ""), "it came out past the capture"
         return self.process.returncode
@@ -102,7 +102,7 @@ def on_disk(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.iterdir())
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 15) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float = 30) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = condition()

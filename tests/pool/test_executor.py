@@ -204,7 +204,7 @@ def test_workers_can_be_ended_at_once(executor: MakeExecutor, how: str) -> None:
     until(lambda: e._engine.ready == 2)
     begin = time.monotonic()
     getattr(e, how)()
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 30
     for future in futures:
         with pytest.raises(BrokenProcessPool):
             future.result(10)

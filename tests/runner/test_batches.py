@@ -160,12 +160,12 @@ def test_fewer_rows_than_a_batch_are_not_waited_with_for_more(videos):
     thread.start()
     try:
         videos.add("one")
-        wait_until(lambda: videos.statuses() == {"DONE": 1}, 10)
+        wait_until(lambda: videos.statuses() == {"DONE": 1})
         videos.add("two", "three", "four")
-        wait_until(lambda: videos.statuses() == {"DONE": 4}, 10)
+        wait_until(lambda: videos.statuses() == {"DONE": 4})
     finally:
         service.stop()
-        thread.join(20)
+        thread.join(30)
     assert seen[0].done == 4
 
 
@@ -185,7 +185,7 @@ def test_rows_that_come_while_all_workers_are_busy_gather_to_full_batches(videos
     finally:
         gate.touch()
         service.stop()
-        thread.join(20)
+        thread.join(30)
     assert batches(videos) == [[1], [2, 3, 4, 5]]
 
 
@@ -199,7 +199,7 @@ def test_a_second_stop_gives_back_every_row_of_the_batch_that_runs(videos):
     began = time.monotonic()
     runner.stop()
     runner.stop()
-    thread.join(20)
+    thread.join(30)
     assert time.monotonic() - began < 15
     assert (seen[0].exit_code, videos.statuses()) == (3, {"PENDING": 6})
     assert {videos.entry(key)["lost"] for key in range(1, 5)} == {0}

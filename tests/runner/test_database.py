@@ -181,7 +181,7 @@ def test_rows_that_turn_out_large_are_read_a_few_at_a_time(videos, monkeypatch):
     assert max(sizes) <= 20 * 200_000
 
 
-@pytest.mark.timeout(50)
+@pytest.mark.timeout(90)
 def test_the_second_signal_is_obeyed_while_somebody_keeps_the_database_locked(videos, service):
     gate = videos.folder / "gate"
     videos.add(gate)
@@ -196,14 +196,15 @@ def test_the_second_signal_is_obeyed_while_somebody_keeps_the_database_locked(vi
         running.signal(number)
     began = time.monotonic()
     try:
-        assert running.wait(20) == 3
-        assert time.monotonic() - began < 15
+        assert running.wait(40) == 3
+        assert time.monotonic() - began < 30
     finally:
         other.execute("ROLLBACK")
         other.close()
     assert run(missions.gated, table(videos), processes=1).done == 1
 
 
+@pytest.mark.timeout(90)
 @pytest.mark.parametrize("requests", [2, 3])
 def test_stop_is_obeyed_while_somebody_keeps_the_database_locked(videos, requests):
     gate = videos.folder / "gate"
@@ -228,8 +229,8 @@ def test_stop_is_obeyed_while_somebody_keeps_the_database_locked(videos, request
     for _ in range(requests):
         runner.stop()
         time.sleep(0.1)  # so that each finds the loop in another place; if not, the test is only easier
-    thread.join(20)
-    assert time.monotonic() - began < 12
+    thread.join(40)
+    assert time.monotonic() - began < 30
     other.execute("ROLLBACK")
     other.close()
     # Its end could not be written: the one who stops now hears that, the one who leaves at once knows it.

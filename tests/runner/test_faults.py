@@ -164,7 +164,7 @@ def test_a_killed_runner_is_rescued_at_once_on_the_same_host_and_its_workers_die
     workers = [int(line.split()[3]) for line in videos.notes()]
     first.signal(signal.SIGKILL)
     first.wait()
-    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers), 5)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers))
     gate.touch()
     second = service("gated")
     assert second.wait() == 0, second.text()

@@ -122,8 +122,8 @@ def test_a_runner_that_waits_takes_the_rows_of_a_killed_one_at_once(videos, serv
     first.signal(signal.SIGKILL)
     first.wait()
     killed = time.monotonic()
-    wait_until(lambda: videos.status(1) == "DONE", 15)
-    assert time.monotonic() - killed < 10
+    wait_until(lambda: videos.status(1) == "DONE")
+    assert time.monotonic() - killed < 15
     wait_until(lambda: videos.statuses() == {"DONE": 2})
     second.signal(signal.SIGTERM)
     second.wait()
@@ -139,7 +139,7 @@ def test_a_runner_that_was_killed_and_started_again_finishes_at_once(videos, ser
     videos.sql("UPDATE video SET content = 'ok'")
     began = time.monotonic()
     assert run(missions.by_content, table(videos), processes=1).done == 2
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15  # and not after the lease of 30 s
 
 
 def test_a_row_that_runs_long_in_the_runners_own_thread_is_taken_by_nobody(videos, service):
