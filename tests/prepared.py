@@ -18,6 +18,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
+import multiprocessing.process
 import os
 import runpy
 import select
@@ -202,15 +203,21 @@ def serve(address: str) -> None:
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    sys.stdout.reconfigure(line_buffering=sys.stdout.isatty())  # type: ignore[union-attr]  # as Python starts with it
+    as_it_comes = sys.stdout.isatty() or bool(environment.get("PYTHONUNBUFFERED"))
+    sys.stdout.reconfigure(line_buffering=as_it_comes)  # type: ignore[union-attr]  # as Python starts with it
     if any(in_new_session):
         os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # it was looked up with the variables of the prepared process
+    first = folder
+    if arguments and arguments[0].endswith(".py"):
+        arguments[0] = os.path.abspath(arguments[0])  # workers import it, wherever they are
+        first = os.path.dirname(arguments[0])
+    multiprocessing.process.ORIGINAL_DIR = folder
     sys.argv[1:] = arguments
-    sys.path[0] = folder
+    sys.path[:1] = [first, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
 
 
 if __name__ == "__main__":

@@ -11,27 +11,35 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from tests.prepared import Prepared
+
 PATIENCE = 30.0
+
+
+def start_fresh(arguments: list[str], folder: Path, environment: dict[str, str], **options: Any) -> Any:
+    return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, **options)
 
 
 class Script:
     """A running script; its own output is in `output()`."""
 
-    def __init__(self, arguments: list[str], folder: Path, seconds: float) -> None:
+    def __init__(self, arguments: list[str], folder: Path, seconds: float, prepared: Prepared | None) -> None:
         self._log = folder / f"output-{time.monotonic_ns()}.txt"
+        start = prepared.start if prepared is not None and arguments[0].endswith(".py") else start_fresh
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=folder,
+            self.process = start(
+                arguments,
+                folder,
+                # What a script that is killed leaves in its temporary folder is this test's.
+                os.environ | {"SECONDS_PER_VIDEO": str(seconds), "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                # What a script that is killed leaves in its temporary folder is this test's.
-                env=os.environ | {"SECONDS_PER_VIDEO": str(seconds), "PYTHONUNBUFFERED": "1", "TMPDIR": str(folder)},
                 start_new_session=True,
             )
         self._family: list[psutil.Process] = []
@@ -105,11 +113,11 @@ class Table:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Script]]:
+def start(tmp_path: Path, prepared: Prepared | None) -> Iterator[Callable[..., Script]]:
     scripts: list[Script] = []
 
     def start(*arguments: object, seconds: float = 0.05) -> Script:
-        scripts.append(Script([str(argument) for argument in arguments], tmp_path, seconds))
+        scripts.append(Script([str(argument) for argument in arguments], tmp_path, seconds, prepared))
         return scripts[-1]
 
     yield start

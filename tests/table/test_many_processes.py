@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -35,13 +36,26 @@ lease.close()
 """
 
 
+@pytest.fixture
+def start(tmp_path, place, prepared):
+    """Starts a process that does this at the place, with what it imports at hand where that can be."""
+
+    def start(code):
+        script = tmp_path / "work.py"
+        script.write_text(code)
+        arguments = [str(script), place.url]
+        if prepared is None:
+            return subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, text=True)
+        return prepared.start(arguments, tmp_path, dict(os.environ), stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
 @pytest.mark.timeout(120)
-def test_many_processes_share_the_rows_and_none_runs_twice(place):
+def test_many_processes_share_the_rows_and_none_runs_twice(place, start):
     table = place.video(600, write=("caption",))
     table.prepare()
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORK, place.url], stdout=subprocess.PIPE, text=True) for _ in range(4)
-    ]
+    workers = [start(WORK) for _ in range(4)]
     seen: list[str] = []
     try:
         for worker in workers:
@@ -60,16 +74,12 @@ def test_many_processes_share_the_rows_and_none_runs_twice(place):
 
 
 @pytest.mark.timeout(120)
-def test_a_process_that_is_killed_is_rescued_at_once_and_its_rows_run_again(place):
+def test_a_process_that_is_killed_is_rescued_at_once_and_its_rows_run_again(place, start):
     table = place.video(300, write=("caption",))
     table.prepare()
     lease = place.lease(table)
     for _ in range(3):
-        victim = subprocess.Popen(
-            [sys.executable, "-c", WORK.replace("lease.rescue(Retry())", ""), place.url],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        victim = start(WORK.replace("lease.rescue(Retry())", ""))
         assert victim.stdout is not None
         for _ in range(10):
             victim.stdout.readline()
