@@ -154,8 +154,8 @@ class Noticed(Event):
 
     `what` is one of: "foreign doing rows" (count), "rows left as doing" (count), "rows without a key" (count), "index
     missing" (name: SQL to make it), "row marked by the task" (name: key), "row overwritten" (name: key), "file system
-    unsafe" (name), "result unused", "large columns" (count: bytes), "file replaced", "listener failed" (name: error),
-    "callback failed" (name: error).
+    unsafe" (name), "notify lost", "result unused", "large columns" (count: bytes), "file replaced", "listener failed"
+    (name: error), "callback failed" (name: error).
     """
 
     what: str

@@ -80,6 +80,13 @@ NOTICES: dict[str, tuple[int, str]] = {
         WARNING,
         "without an index, claims get slower as the table grows; make it with `pooltable init --index` or: {name}",
     ),
+    "notify lost": (
+        WARNING,
+        (
+            "NOTIFY does not come through here, as behind PgBouncer in transaction mode; new rows are asked for"
+            " instead. To be told of them, give the runner a URL of the server itself"
+        ),
+    ),
     "row marked by the task": (
         WARNING,
         "the task wrote the status of row {name} itself; remove the lines that do it, for pooltable does",

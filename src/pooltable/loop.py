@@ -28,6 +28,7 @@ from pooltable.rows import key_text
 from pooltable.signals import StopRequests
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look
+from pooltable.table.notify import Notifications
 from pooltable.table.states import Claim, Retry
 from pooltable.table.table import TaskTable
 from pooltable.upkeep import Upkeep
@@ -87,6 +88,7 @@ class Loop:
         self._appetite = Appetite(plan.poll)
         self._probe = Probe(plan.poll, time.monotonic())
         self._files: FileWatch | None = None
+        self._notifications: Notifications | None = None
         self._error: BaseException | None = None
         self._halted = ""
         self._wanted = 0  # workers
@@ -101,6 +103,7 @@ class Loop:
                 self._keep_the_lease()
                 self._hands.collect()
                 self._refuse_to_drop()
+                self._take_news()
                 self._exchange()
                 self._send()
                 self._reporter.show(len(self._hands))
@@ -122,6 +125,9 @@ class Loop:
         if self._lease.files:
             with suppress(OSError):
                 self._files = FileWatch(self._lease.files, self._inbox.wake)
+        self._notifications = self._patience.ask(
+            self._lease.notifications, self._inbox.wake, lambda: self._reporter.notice("notify lost")
+        )
         self._reporter.tally.saw_pending(look.pending, now)
         self._reporter.tell(
             RunStarted(
@@ -235,6 +241,8 @@ class Loop:
         self._hands.collect()
         if self._files is not None:
             self._files.close()
+        if self._notifications is not None:
+            self._notifications.close()
         self._upkeep.close()
         left, elsewhere, stranded = 0, 0, 0
         if not in_vain:
@@ -305,6 +313,12 @@ class Loop:
             self._appetite.hurry()
 
     # ---- the database
+
+    def _take_news(self) -> None:
+        """Claim soon where the database has told of a row."""
+        if self._notifications is not None and self._notifications.taken():
+            self._appetite.hurry()
+            self._look_at = 0.0
 
     def _exchange(self) -> None:
         """Write what ended and claim into free room, when either is due."""
@@ -435,7 +449,7 @@ class Loop:
         """Wait as above, and ask the server now and then whether a row waits."""
         until = time.monotonic() + seconds
         # While the job is paused, rows wait in vain.
-        asks = not self._reporter.is_paused
+        asks = not self._reporter.is_paused and not (self._notifications is not None and self._notifications.listens)
         while True:
             now = time.monotonic()
             due = self._probe.next if asks else until

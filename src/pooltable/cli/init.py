@@ -35,6 +35,12 @@ WAITS = {
     "mysql": "others can write meanwhile",
 }
 STATES = ("pending", "doing", "done", "failed")
+_NOTIFY = {  # by what was asked for, and whether it changed anything
+    (True, True): "made the triggers that tell runners of new rows; those that are running now go on asking",
+    (True, False): "made the triggers that tell runners of new rows anew",
+    (False, True): "removed the triggers that told runners of new rows; they ask again",
+    (False, False): "there are no triggers that tell runners of new rows",
+}
 OF_THE_TABLE = ("table", "job", "status", "key", "write", "result", *STATES)
 
 
@@ -45,6 +51,10 @@ def init(
     index: Annotated[
         bool, typer.Option("--index/--no-index", show_default=False, help="Also make the index that large tables need.")
     ] = False,
+    notify: Annotated[
+        bool | None,
+        typer.Option("--notify/--no-notify", show_default=False, help="PostgreSQL: triggers that tell of new rows."),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Give a job that has run before another table, key, column or words.")
     ] = False,
@@ -52,8 +62,9 @@ def init(
 ) -> int:
     """Set a table up: check it, make pooltable's own tables beside it, write pooltable.toml.
 
-    Your table stays as it is. What is not given is asked for, if this is a terminal. A password is never written down:
-    the file names a variable of the environment instead. Where rows wait under none of the words nothing is made.
+    Your table stays as it is, but for --notify. What is not given is asked for, if this is a terminal. A password is
+    never written down: the file names a variable of the environment instead. Where rows wait under none of
+    the words nothing is made.
 
     \b
     Examples:
@@ -61,6 +72,7 @@ def init(
       pooltable init --db env:DATABASE_URL --table video --pending NEW
       pooltable init --print     shows the SQL, for somebody who may run it
       pooltable init --index     beside writers, on all but SQLite
+      pooltable init --notify    new rows begin in milliseconds, on PostgreSQL
       pooltable init --again --pending NULL     after a run with another word
     """
     if not settings["db"]:
@@ -71,8 +83,9 @@ def init(
         settings = settings.answered(_ask_words(settings))
         settings = settings.answered(_ask_columns(settings))
     table = open_table(settings)
+    notify_sql = "" if notify is None else table.notify_sql(notify)
     if print_sql:
-        sql = table.init_sql().rstrip()
+        sql = (table.init_sql() + notify_sql).rstrip()
         say_json({"sql": sql}) if as_json else say(sql)
         return 0
     look = table.look()
@@ -82,12 +95,18 @@ def init(
     if not as_json:
         _say_look(table, look, changes)
     made = _make_index(table) if index else None
+    if notify is None and changes and table.notifies:
+        notify = True  # the triggers name the status column and its words
+    if notify is not None:
+        notify_told = _NOTIFY[notify, table.set_notify(notify)]
     told = _write(settings)
     if as_json:
-        say_json(_plain(table, look, changes, made, told))
+        say_json({**_plain(table, look, changes, made, told), "notify": table.notifies})
         return 0
     if index:
         say(f"made the index: {made}" if made else "the index for claims is there already")
+    if notify is not None:
+        say(notify_told)
     for line in told:
         say(line)
     return 0

@@ -26,6 +26,7 @@ from pooltable.table.database import Connection, Database, Result, Undone
 from pooltable.table.dialects import Trouble
 from pooltable.table.finishing import OpenClaims, as_failed, end_as_stuck, overtaken, write_ends
 from pooltable.table.neighbours import Process
+from pooltable.table.notify import Notifications, Triggers, channel, may_notify
 from pooltable.table.reading import Reader
 from pooltable.table.records import HELD, MOST_ROWS, PLACES, TAKEN, Record, held, place_of
 from pooltable.table.rescue import NOTHING_RESCUED, Rescue, Rescuer
@@ -211,6 +212,13 @@ class Lease:
     def waits(self) -> bool:
         """Whether a row waits to be claimed, asked by one short statement outside any transaction."""
         return self._session.read(lambda c: self._cursor.waits(c, self._statements))
+
+    def notifications(self, heard: Callable[[], None], lacks: Callable[[], None]) -> Notifications | None:
+        """What hears of new rows by NOTIFY; None where no triggers tell of them."""
+        s = self._statements
+        if not may_notify(s) or not self._session.read(Triggers(s).are_there):
+            return None
+        return Notifications(self._session.database, channel(s), heard, lacks)
 
     def abandon(self) -> None:
         """Lets go of the connection, and leaves the rest to the rescue; after `close` it does nothing."""

@@ -26,6 +26,7 @@ from pooltable.table.kinds import kinds_of_failures
 from pooltable.table.lease import Lease
 from pooltable.table.looking import Look, Looker
 from pooltable.table.mapping import Mapping, Request, reflect
+from pooltable.table.notify import Triggers, may_notify
 from pooltable.table.reading import Counts, Entries, Entry, Reader, WholeRow
 from pooltable.table.requeue import release_dead, release_foreign, requeue
 from pooltable.table.rescue import Holder, Rescuer
@@ -426,6 +427,33 @@ class TaskTable:
         s = self._known
         looker = Looker(s, self._database, self._entries)
         return self._reading(lambda c: make_index(c, s, looker))
+
+    def notify_sql(self, on: bool = True) -> str:
+        """The SQL that makes, or removes, what `set_notify` does. Raises SettingError on other databases than
+        PostgreSQL."""
+        s = self._known
+        triggers = Triggers(s)
+        return "".join(f"{s.dialect.plain(one)};\n" for one in (triggers.making() if on else triggers.removing()))
+
+    def set_notify(self, on: bool) -> bool:
+        """Makes triggers on the user's table by which PostgreSQL tells runners of new rows, or removes them; whether
+        that changed anything. Runners that start later listen. Raises SettingError on other databases."""
+        triggers = Triggers(self._known)
+
+        def work(c: Connection) -> bool:
+            if not on:
+                return triggers.remove(c)
+            before = triggers.are_there(c)
+            triggers.make(c)
+            return not before
+
+        return self._writing(work)
+
+    @property
+    def notifies(self) -> bool:
+        """Whether the triggers of `set_notify` are there."""
+        s = self._known
+        return may_notify(s) and self._reading(Triggers(s).are_there)
 
     def prune(self, older_than: float = 30 * 86400.0, *, dry_run: bool = False) -> Pruned:
         """Removes finished entries older than so many seconds, those of rows that are gone, and runners and claims that
