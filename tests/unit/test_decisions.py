@@ -55,14 +55,16 @@ def test_a_server_is_asked_quickly_after_work_and_then_ever_more_rarely():
     assert probe.next == pytest.approx(70_000.02)
 
 
-def test_a_question_that_takes_long_is_asked_for_one_part_in_a_hundred_of_the_time():
+def test_a_question_that_takes_long_is_asked_for_a_small_part_of_the_time_and_a_smaller_one_after_a_minute():
     probe = Probe(poll=30.0, now=0.0)
     for _ in range(20):
         probe.saw_answer(found=False, asked_at=1.0, seconds=0.09)
-    assert probe.next == pytest.approx(10.0)
+    assert probe.next == pytest.approx(1.0 + 20 * 0.09)
     # One that is quick shows that the others had to wait for the machine.
-    probe.saw_answer(found=False, asked_at=1.0, seconds=0.0001)
+    probe.saw_answer(found=False, asked_at=1.0, seconds=0.001)
     assert probe.next == pytest.approx(1.02)
+    probe.saw_answer(found=False, asked_at=61.0, seconds=0.001)
+    assert probe.next == pytest.approx(61.4)
 
 
 def test_rows_that_others_keep_locked_are_asked_for_half_as_often_each_time():
