@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass, replace
 from itertools import count
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 from pooltable import batches, tasks
-from pooltable.batches import Batch
+from pooltable.batches import Batch, Going
 from pooltable.config import BY_NAME
 from pooltable.errors import SettingError, WorkerLost, WorkerStartError
 from pooltable.events import Event, WorkerEnded, WorkerReady
@@ -63,7 +63,9 @@ class Inbox:
 
     def heard(self, record: engine.Record, worker: int | None, pid: int | None) -> None:
         """As the engine tells it."""
-        self.answered(record[0], engine.Answer(record, worker, pid))
+        self._answers.append((record[0], engine.Answer(record, worker, pid)))
+        if len(self._answers) >= self._ring_at:
+            self._bell.put(None)
 
     def answered(self, call: int, answer: Answer) -> None:
         self._answers.append((call, answer))
@@ -111,6 +113,9 @@ class Crew(Protocol):
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
         """Run the task on this row; its answer carries the number that is returned, and how the row ended: None where
         the task returned None."""
+
+    def send_each(self, rows: Sequence[Going]) -> list[int]:
+        """As `send` for each of these rows; fewer numbers where the next one cannot travel."""
 
     def send_batch(self, batch: Batch) -> int:
         """Run the task on these rows; its answer has one `batches.End` for each."""
@@ -230,6 +235,12 @@ class OwnProcesses:
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
         return self._submit(tasks.run_row, (values, attempt, idempotency_key))
 
+    def send_each(self, rows: Sequence[Going]) -> list[int]:
+        leaving = (tuple(self._leaving),) if self._leaving else ()
+        return self._engine.submit_all(
+            tasks.run_row, [(*row, *leaving) for row in rows] if leaving else rows, self.inbox
+        )
+
     def send_batch(self, batch: Batch) -> int:
         return self._submit(batches.run_batch, (batch,))
 
@@ -312,6 +323,9 @@ class ThisProcess:
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
         return self._queue(tasks.run_here, (values, attempt, idempotency_key))
 
+    def send_each(self, rows: Sequence[Going]) -> list[int]:
+        return [self.send(*row) for row in rows]
+
     def send_batch(self, batch: Batch) -> int:
         return self._queue(batches.run_batch_here, (batch,))
 
@@ -387,6 +401,9 @@ class SomebodysExecutor:
 
     def send(self, values: tuple[Any, ...], attempt: int, idempotency_key: str) -> int:
         return self._submit(tasks.run_row_elsewhere, (values, attempt, idempotency_key))
+
+    def send_each(self, rows: Sequence[Going]) -> list[int]:
+        return [self.send(*row) for row in rows]
 
     def send_batch(self, batch: Batch) -> int:
         return self._submit(batches.run_batch_elsewhere, (batch,))

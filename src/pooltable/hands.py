@@ -113,11 +113,14 @@ class Hands:
         """These are the rows of `to_read`: None for one that is gone, an error for one that cannot be read."""
         claims, self._claimed = self._claimed[: len(rows)], self._claimed[len(rows) :]
         size = 0
+        alone = []
         for claim, row in zip(claims, rows, strict=True):
             if isinstance(row, Row):
                 held = Held(claim, row, _bytes_of(row))
                 size += held.size
-                if self._batch == 1 or claim.alone:
+                if self._batch == 1:
+                    alone.append(held)
+                elif claim.alone:
                     self._send((held,))
                 else:
                     self._gathered.append(held)
@@ -127,6 +130,8 @@ class Hands:
                 self._note(Finish(claim, Released()), None, None)
             else:
                 self._cannot_run(claim, row)
+        if alone:
+            self._send_each(alone)
         if rows:
             self.room.saw_bytes(len(rows), size)
 
@@ -154,6 +159,20 @@ class Hands:
         batch, self._gathered = self._gathered[:count], self._gathered[count:]
         self._bytes -= sum(held.size for held in batch)
         self._send(tuple(batch))
+
+    def _send_each(self, rows: list[Held]) -> None:
+        """Each in a call of its own."""
+        at = 0
+        while at < len(rows):
+            calls = self._crew.send_each([_going(held) for held in rows[at:]])
+            sent = rows[at : at + len(calls)]
+            self._sent.update(zip(calls, zip(sent, strict=True), strict=True))
+            self._sent_rows += len(sent)
+            self._bytes += sum(held.size for held in sent)
+            at += len(sent)
+            if at < len(rows):
+                self._send((rows[at],))
+                at += 1
 
     def _send(self, sent: Sent) -> None:
         try:
@@ -218,21 +237,23 @@ class Hands:
 
     def collect(self) -> None:
         """Judge what the crew has answered."""
-        count, seconds = 0, 0.0
+        count = 0
+        took: list[float] = []
         for call, answer in self._inbox.collect():
             sent = self._sent.pop(call)
             self._sent_rows -= len(sent)
-            for held, outcome, took in self._ends_of(sent, answer):
+            for held, outcome, seconds in self._ends_of(sent, answer):
                 self._bytes -= held.size
                 if not held.disowned:
-                    finish = self._finish_of(held.claim, answer, outcome, took, sent)
+                    finish = self._finish_of(held.claim, answer, outcome, seconds, sent)
                     self._note(finish, held.row, outcome, len(sent) > 1 and _is_lost(outcome))
                 self._judge_worker(answer.pid, outcome)
             if answer.seconds:
-                count, seconds = count + len(sent), seconds + answer.seconds
-                self._reporter.ran(answer.seconds)
-        if count:
-            self.room.saw_rows(count, seconds)
+                count += len(sent)
+                took.append(answer.seconds)
+        if took:
+            self._reporter.ran(took)
+            self.room.saw_rows(count, sum(took))
 
     def _ends_of(self, sent: Sent, answer: Answer) -> Sequence[tuple[Held, RowOutcome, float]]:
         """How each row of a call ended, and in how many seconds."""
@@ -309,8 +330,11 @@ class Hands:
         locked = [ended for ended, fate in zip(ends, fates, strict=True) if fate.why == "locked"]
         for ended in locked:
             ended.not_before = now + LOCKED_SECONDS
-        tried = set(map(id, ends))
-        self._ended = [ended for ended in self._ended if id(ended) not in tried] + locked
+        waiting: list[Ended] = []
+        if len(ends) < len(self._ended):
+            tried = set(map(id, ends))
+            waiting = [ended for ended in self._ended if id(ended) not in tried]
+        self._ended = waiting + locked
         self._ended_since = now
         return burst
 

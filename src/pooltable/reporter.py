@@ -121,22 +121,34 @@ class Reporter:
         self._waiting = False
         self.tally.saw_claims(count)
 
-    def ran(self, seconds: float) -> None:
-        """A call came back that a worker ran for so long."""
-        self.tally.saw_call(seconds, time.monotonic())
+    def ran(self, seconds: Sequence[float]) -> None:
+        """Calls came back that workers ran for so long each."""
+        self.tally.saw_calls(seconds, time.monotonic())
 
     # ---- ends
 
     def wrote(self, ends: Sequence[Ended], fates: Sequence[Fate], seconds: float) -> bool:
         """What became of a group of ends; True when they complete a burst of failures."""
-        rows = []
+        rows: list[RowEnd] = []
         burst = False
+        returned = 0
         for ended, fate in zip(ends, fates, strict=True):
+            if fate.end == "done":  # as most do
+                returned += 1
+                if self._listeners:
+                    (key, _, attempt, *_), (_, _, took, worker, _) = fate.claim, ended.finish
+                    rows.append(RowEnd(key, attempt, "done", worker, took))
+                if self._callback and ended.row is not None and isinstance(ended.outcome, Stored):
+                    self._callers.call(self._call_back, self._callback, ended.row, ended.outcome.value)
+                if self.burst.count:
+                    self.burst.saw("")
+                continue
             end = self._end_of(ended, fate)
             if end is not None:
                 rows.append(end)
                 self.tally.saw_end(end)
                 burst = self._saw(end, ended) or burst
+        self.tally.saw_done(returned)
         if rows:
             self.tell(RowsFinished(tuple(rows), seconds))
         return burst
@@ -169,10 +181,6 @@ class Reporter:
 
     def _saw(self, end: RowEnd, ended: Ended) -> bool:
         outcome, row = ended.outcome, ended.row
-        if end.end == "done":
-            if self._callback and row is not None and isinstance(outcome, Stored):
-                self._callers.call(self._call_back, self._callback, row, outcome.value)
-            return self.burst.saw("")
         if end.end == "failed" and self._error_callback and row is not None:
             error = outcome.error if isinstance(outcome, Failure) else CannotStore(end.reason)
             self._callers.call(self._call_back_error, self._error_callback, row, error)

@@ -41,17 +41,20 @@ class Tally:
         self.claimed += count
         self.pending = max(0, self.pending - count)
 
-    def saw_call(self, seconds: float, now: float) -> None:
-        """A worker ran a call, with one row or a batch of them, for so long."""
+    def saw_calls(self, seconds: Sequence[float], now: float) -> None:
+        """Workers ran calls, each with one row or a batch of them, for so long each."""
         if not self._calls:
-            self._working_since = now - seconds
+            self._working_since = now - max(seconds)
         self._called_at = now
-        self._calls.append(seconds)
+        self._calls.extend(seconds)
+
+    def saw_done(self, count: int) -> None:
+        """So many rows are DONE."""
+        self.done += count
 
     def saw_end(self, end: RowEnd) -> None:
+        """A row ended in another way."""
         match end.end:
-            case "done":
-                self.done += 1
             case "failed":
                 self.failed += 1
                 self.failures[end.kind] += 1

@@ -19,8 +19,8 @@ def ran(tally: Tally, *times: tuple[float, float]) -> None:
     """Rows were done: the seconds that each took, and when it ended."""
     tally.saw_claims(len(times))
     for seconds, now in times:
-        tally.saw_call(seconds, now)
-        tally.saw_end(DONE)
+        tally.saw_calls([seconds], now)
+        tally.saw_done(1)
 
 
 def busy(*seconds: float) -> tuple[WorkerDoing, ...]:
@@ -39,7 +39,8 @@ def test_the_rate_of_a_summary_is_finished_rows_over_the_seconds_beside_it() -> 
 
 def test_failed_rows_are_finished_and_rows_that_are_tried_again_are_not() -> None:
     tally = Tally(0.0)
-    for end in ("done", "failed", "retry", "later", "released"):
+    tally.saw_done(1)
+    for end in ("failed", "retry", "later", "released"):
         tally.saw_end(DONE._replace(end=end))  # type: ignore[arg-type]
     assert summary_of(tally, 4.0).rate == 0.5
 
@@ -84,8 +85,8 @@ def test_a_run_that_became_slower_has_a_wider_range() -> None:
     for second in range(100, 161):
         tally.progress(float(second), 1, busy(1.0))
         if second % 4 == 0:
-            tally.saw_call(4.0, float(second))
-            tally.saw_end(DONE)
+            tally.saw_calls([4.0], float(second))
+            tally.saw_done(1)
     least, most = tally.progress(161.0, 1, busy(1.0)).seconds_left or (0.0, 0.0)
     assert least < 141
     assert most > 400

@@ -30,6 +30,10 @@ LARGE = 3
 
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
+# What most calls that are made for what they do return.
+_NOTHING = pickle.dumps(None, 5)
+_RETURNED_NOTHING = Returned(None)
+
 # What a worker says of a call: its number, how it ended, the seconds it took, and the pickled value or the error.
 Record = tuple[int, int, float, Any]
 
@@ -61,6 +65,8 @@ class Answer:
     def outcome(self) -> Outcome:
         """The value, rebuilt here and now, or the error; never raises. An error that the call itself raised stays in
         words, because to rebuild it runs code of its own."""
+        if self._record[3] == _NOTHING:
+            return _RETURNED_NOTHING
         if self._record[1] == RAISED:
             name, message, traceback, *_ = self._record[3]
             return Raised(RemoteError(name, message, traceback))

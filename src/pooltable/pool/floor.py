@@ -17,7 +17,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from time import monotonic
@@ -90,8 +90,17 @@ class Floor:
         # Whoever changes one of these looks for calls that wait afterwards; here it is the other way round.
         if ledger.idle or len(ledger.seats) < ledger.size or self.closing or self.staff.broken is not None:
             with self.lock:
-                self._see_to(number)
+                self._see_to((number,))
         return number
+
+    def accept_all(self, sink: Sink, name: int, payloads: Sequence[Payload], limit: float | None) -> list[int]:
+        """As many new calls of one function, one after the other."""
+        if self.closing or self.foreign:
+            raise self._refusal()
+        numbers = self.ledger.accept_all(sink, name, payloads, limit)
+        with self.lock:
+            self._see_to(numbers)
+        return numbers
 
     def _refusal(self) -> Exception:
         """Why no call is taken."""
@@ -100,18 +109,23 @@ class Floor:
             return self.staff.broken
         return ValueError("Pool not running" if self.closing else "this pool was made in another process")
 
-    def _see_to(self, number: int) -> None:
-        """A call waits though there is a worker for it, or room for one more, or nobody any more who would send it."""
-        ledger = self.ledger
-        if ledger.is_waiting(number):
-            if self.closing:
-                del ledger.calls[number]
-                ledger.limits.pop(number, None)
-                raise self._refusal()
-            if self.staff.broken is not None:
-                self.give(number, self.staff.broken)
+    def _see_to(self, numbers: Sequence[int]) -> None:
+        """Calls may wait though there is a worker for them, or room for one more, or nobody any more who would send
+        them."""
+        if self.closing or self.staff.broken is not None:
+            self._end_unsent([number for number in numbers if self.ledger.is_waiting(number)])
         self.dispatch()
         self.staff.hire()
+
+    def _end_unsent(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            if self.closing:
+                del self.ledger.calls[number]
+                self.ledger.limits.pop(number, None)
+            elif self.staff.broken is not None:
+                self.give(number, self.staff.broken)
+        if numbers and self.closing:
+            raise self._refusal()
 
     def cancel(self, number: int, kill: bool) -> bool:
         """Drop a call that has not started, or with `kill` end it; False if it cannot be dropped any more."""

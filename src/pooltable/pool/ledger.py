@@ -14,7 +14,8 @@ ahead, so that short calls cost few messages. Calls that were sent and not start
 from __future__ import annotations
 
 from collections import deque
-from itertools import count
+from collections.abc import Sequence
+from itertools import count, islice, repeat
 from typing import Any, NamedTuple
 
 from pooltable.pool.buffers import Parcel
@@ -101,6 +102,17 @@ class Ledger:
         self.calls[number] = sink
         self.waiting.append((number, name, payload))
         return number
+
+    def accept_all(self, sink: Any, name: int, payloads: Sequence[Payload], limit: float | None = None) -> list[int]:
+        """As many calls of one function for one sink, one after the other."""
+        numbers = list(islice(self._numbers, len(payloads)))
+        self.number = numbers[-1]
+        if limit is not None:
+            self.limits.update(dict.fromkeys(numbers, limit))
+        self._largest = max(self._largest, *map(len, payloads))
+        self.calls.update(dict.fromkeys(numbers, sink))
+        self.waiting.extend(zip(numbers, repeat(name), payloads))
+        return numbers
 
     def warmest(self) -> Seat:
         """The worker that became idle last."""

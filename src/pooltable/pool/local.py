@@ -14,7 +14,7 @@ import pickle
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import util
 from numbers import Real
 from typing import Any
@@ -154,6 +154,29 @@ class LocalEngine:
         if self._max_pending is not None:
             self._wait_for_room(self._max_pending)
         return self._accept(sink, name, payload, self._time_limit if time_limit is None else time_limit)
+
+    def submit_all(self, function: Any, calls: Sequence[Any], sink: Sink) -> list[int]:
+        """The numbers of as many calls, each with its arguments; fewer where those of the next one cannot be
+        pickled."""
+        name = self._numbers.get(function)
+        numbers: list[int] = []
+        payloads: list[Payload] = []
+        try:
+            if name is None or self._by_value or self._max_pending is not None:
+                for args in calls:
+                    numbers.append(self.submit(function, args, None, sink))
+                return numbers
+            for args in calls:
+                payload = _dumps(args, 5, buffer_callback=keep_small)
+                if len(payload) >= LARGE:
+                    raise TooLarge
+                payloads.append(payload)
+        except (pickle.PicklingError, TypeError, AttributeError, TooLarge):
+            pass  # what is the matter with it is said to who submits it alone
+        if payloads:
+            assert name is not None
+            numbers = self._floor.accept_all(sink, name, payloads, self._time_limit)
+        return numbers
 
     def _first_of(self, function: Any, args: Any, kwargs: Any) -> tuple[int, bytes]:
         """A function that has no number: it gets one if it is a module's, and is then sent to each worker only once."""

@@ -229,8 +229,13 @@ class Fate(NamedTuple):
         return None
 
 
+_DONE = Done()
+
+
 def judge(ended: RowOutcome, claim: Claim, retry: Retry, chance: float = 0.5) -> Verdict:
     """What the end of its task means for a row. `chance`, from 0 to 1, places the wait within its jitter."""
+    if ended is NOTHING:
+        return _DONE
     if isinstance(ended, Stored):
         return Done(ended)
     words = ended.kind, ended.reason, ended.detail
