@@ -23,7 +23,7 @@ from pooltable.pool.capture import Reader
 PRELUDE = """
 import logging, os, subprocess, sys, time
 from pooltable.pool import capture
-from pooltable.pool.capture import begin, end, progress
+from pooltable.pool.capture import begin, end, progress, rest
 capture.install(sys.argv[1], 3)
 def wait_for_a_line(): return sys.stdin.readline()
 """
@@ -144,6 +144,7 @@ def test_each_row_gets_its_own_lines_however_many_ran_between_two_polls(start: S
             if key % 7 == 0:
                 print("row", key)
             end()
+        rest()
         print("no row")
     """)
     assert worker.ended() == 0
@@ -287,7 +288,7 @@ def test_the_end_of_a_run_shows_what_is_left_and_leaves_no_file(start: Start, re
 
 
 def test_now_says_what_each_worker_is_at_and_for_how_long(start: Start, reader: Reader) -> None:
-    worker = start("wait_for_a_line(); begin((5, 'x'), 1); wait_for_a_line(); end(); wait_for_a_line()")
+    worker = start("wait_for_a_line(); begin((5, 'x'), 1); wait_for_a_line(); end(); rest(); wait_for_a_line()")
     idle = wait_until(reader.now)[0]
     assert (idle.worker, idle.pid, idle.key) == (3, worker.pid, None)
     worker.go()
@@ -371,7 +372,7 @@ def test_what_is_written_while_a_flood_is_freed_is_shown_and_kept(
         os.write(1, block * {size})
         wait_for_a_line()
         os.write(1, block * {late}); print("the end"); end()
-        begin((2,), 1); print("the next row"); end()
+        begin((2,), 1); print("the next row"); end(); rest()
         print("no row")
         wait_for_a_line()
     """)
@@ -507,7 +508,7 @@ def test_many_records_are_bounded_per_poll_and_none_is_lost(start: Start, reader
 def test_what_brief_rows_write_is_theirs_whichever_way_they_write_it(start: Start, reader: Reader) -> None:
     worker = start("""
         again = open("/dev/stdout", "a")
-        begin((1,), 1); print("anew", file=again, flush=True); end()
+        begin((1,), 1); print("anew", file=again, flush=True); end(); rest()
         print("of nobody")
         begin((2,), 1); end()
         begin((3,), 1); sys.stdout.write("no end of line"); end()

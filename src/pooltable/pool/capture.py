@@ -222,7 +222,7 @@ class _Capture:
         self._versions = [0] * SLOTS
         self._at = (0, 0)
         self._writes = (0, 0)
-        self._marked = 0.0
+        self._marked = self._looked = 0.0
         for number in (1, 2):
             os.dup2(self._out.fd, number)
         self._open_streams()
@@ -237,15 +237,23 @@ class _Capture:
         vars(sys).update(__stdout__=self._stdout, __stderr__=self._stderr)
 
     def begin(self, key: tuple[Any, ...], attempt: int) -> None:
-        # Right after the last row, which was looked at when it ended, there is nothing to see unless we have written.
-        if time.monotonic() - self._marked > BRIEF or not self._are_open() or self._has_written():
+        # Right after the last row, which was looked at when it ended, there is nothing to see; after a brief rest only
+        # what we have written ourselves.
+        rested = self._key == NO_KEY
+        if time.monotonic() - self._looked > BRIEF or (rested and (not self._are_open() or self._has_written())):
             self._look()
         self._mark(pack_key(key), attempt)
 
     def end(self) -> None:
-        if time.monotonic() - self._marked > BRIEF or self._is_stirred():
+        # The mark stays until the next row or a rest: as a rule that comes at once.
+        now = time.monotonic()
+        if now - self._marked > BRIEF or self._is_stirred():
             self._look()
-        self._mark(NO_KEY, 0)
+        self._looked = now
+
+    def rest(self) -> None:
+        if self._key != NO_KEY:
+            self._mark(NO_KEY, 0)
 
     def progress(self, done: float, total: float) -> None:
         PROGRESS.pack_into(self._memory, PROGRESS_AT, self._marked, done, total)
@@ -266,8 +274,8 @@ class _Capture:
         try:
             if not self._are_open() or self._has_written():
                 return True
-            for number in (1, 2):
-                os.lseek(number, 0, os.SEEK_CUR)
+            os.lseek(1, 0, os.SEEK_CUR)
+            os.lseek(2, 0, os.SEEK_CUR)
             # Anybody may write to the first, by a descriptor of their own; to the second only a child forked off, too.
             return (os.fstat(self._out.fd).st_size, os.lseek(self._log.fd, 0, os.SEEK_CUR)) != self._at
         except OSError:
@@ -308,7 +316,7 @@ class _Capture:
         version = self._versions[slot] + 2
         self._versions[slot] = version
         memory = self._memory
-        self._marked = time.monotonic()
+        self._marked = self._looked = time.monotonic()
         SLOT.pack_into(memory, place, version - 1, self._serial, *self._at, attempt, self._marked, len(key))
         memory[place + SLOT.size : place + SLOT.size + len(key)] = key
         self._words[place // 8] = version
@@ -361,9 +369,15 @@ def begin(key: tuple[Any, ...], attempt: int) -> None:
 
 
 def end() -> None:
-    """That row is over."""
+    """That row is over; the next one begins, or a rest."""
     if _capture is not None:
         _capture.end()
+
+
+def rest() -> None:
+    """No row is run for now."""
+    if _capture is not None:
+        _capture.rest()
 
 
 def progress(done: float, total: float) -> None:

@@ -122,6 +122,9 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
     functions: list[Any] = []
     weigh = _Scales(orders.memory)
     threads = _Threads(line, orders.threads, clock())
+    rest: Any = None
+    if orders.capture is not None:
+        from pooltable.pool.capture import rest
     function: Any = None
     while (message := receive()) is not None:
         definitions, tokened, calls = message
@@ -189,6 +192,8 @@ def _serve(line: Channel, inode: int, slab: Slab, tokens: Tokens, orders: Orders
                 weight = 0
                 flushed = ended
         weigh(ended)
+        if rest is not None:
+            rest()
         _check(line, inode)
         _answer(line, answers, weight, (ended - flushed, True, dropped, _recycle))
         slab.clear()
