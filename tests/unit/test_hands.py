@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pooltable.batches import End
-from pooltable.crew import Inbox, Told
+from pooltable.crew import Inbox, OwnProcesses, Told, Workers
 from pooltable.errors import TimeLimitExceeded, WorkerLost
 from pooltable.hands import BATCH_SECONDS, Hands
 from pooltable.outcomes import Raised, Returned, Stored
 from pooltable.rows import Row
 from pooltable.table.states import Again, Claim, Done, GiveUp, Released, Retry
+from pooltable.tasks import Spec
 
 
 def stored(key):
@@ -147,3 +148,22 @@ def test_a_loss_that_was_shared_is_never_the_last_one(crew):
     hands.collect()
     assert crew.calls == [[3], [1, 2]]
     assert {key: type(verdict) for key, verdict in verdicts(hands).items()} == {1: Again, 2: Again, 3: GiveUp}
+
+
+def test_a_row_whose_value_cannot_travel_fails_alone(tmp_path):
+    """As a driver may give one, with a type of its own."""
+    inbox = Inbox()
+    spec = Spec(print, ("id", "content"), 1)
+    crew = OwnProcesses(spec, inbox, 1, Workers(), None, str(tmp_path), lambda event: None)
+    hands = Hands(crew, inbox, Reporter(), Retry())
+    try:
+        for values in (["a", "b", lambda: None, "c", lambda: None], [lambda: None, "d"]):
+            claims = claimed(*range(len(hands) + 100, len(hands) + 100 + len(values)))
+            hands.take(claims)
+            hands.send(
+                [Row(("id", "content"), (claim.key[0], value)) for claim, value in zip(claims, values, strict=True)]
+            )
+        assert (hands.calls, len(hands.to_write(0.0))) == (4, 3)
+        assert all("cannot be given to the task" in verdict.reason for verdict in verdicts(hands).values())
+    finally:
+        crew.end(lambda: False, in_a_hurry=lambda: True)
