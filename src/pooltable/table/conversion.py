@@ -16,14 +16,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping as MappingOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from pooltable.errors import CannotStore
+from pooltable.errors import CannotStore, describe
 
 _LARGEST = 2**63
 _PLAIN = frozenset({bool, int, float, str, bytes})
@@ -33,7 +33,8 @@ _PLAIN = frozenset({bool, int, float, str, bytes})
 class Form:
     """What a column can hold. `kind` names the check; `shown` is its type in words; `choices` are those of an ENUM.
 
-    `bound`: its type has a way of its own to the driver, which takes over from here.
+    `own`: what the user's own type makes of a value before it is looked at. `bound`: its type has a way of its own to
+    the driver, which takes over from here.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Form:
     choices: tuple[str, ...] = ()
     inexact: bool = False
     bound: bool = False
+    own: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,21 @@ def fitted(form: Form, value: object, limits: Limits) -> Any:
         if not form.nullable:
             raise CannotStore(f"column {form.name!r} may not be NULL, and the task returned None for it")
         return None
+    if form.own is not None:
+        return _own(form, form.own, value, limits)
     checked = _CHECKS[form.kind](form, value)
     if type(checked) is float and not (math.isfinite(checked) or limits.holds(checked)):
         raise CannotStore(f"column {form.name!r} cannot hold {checked} here; return None for what is not known")
     return checked if form.bound else for_driver(checked, limits)
+
+
+def _own(form: Form, own: Callable[[Any], Any], value: Any, limits: Limits) -> Any:
+    try:
+        value = own(value)
+    except Exception as error:
+        raise CannotStore(f"column {form.name!r}: the value cannot be stored: {describe(error).reason}") from error
+    # Of a type that nothing is known of, what it made goes to the driver as it is.
+    return value if form.kind == "anything" else fitted(replace(form, own=None), value, limits)
 
 
 def for_driver(value: Any, limits: Limits) -> Any:

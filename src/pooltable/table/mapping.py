@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql import sqltypes
 
 from pooltable.errors import MappingError
+from pooltable.table.decorated import Inner, inner_of
 from pooltable.table.dialects import Dialect
 from pooltable.table.states import Words
 
@@ -34,6 +35,7 @@ class Column:
     sql: str  # quoted and qualified, for everything else
     read: Callable[[Any], Any] | None = None  # what the driver gives -> what the task gets
     bind: Callable[[Any], Any] | None = None  # what the user has -> what the driver takes
+    inner: Inner | None = None  # what is left of the type without the user's own decorators
     cast: str = ""  # the type's own name, where values must be cast to it
 
 
@@ -195,12 +197,13 @@ class _Table:
             if found.get("computed"):
                 self.computed.add(column_name)
             kind = found["type"]
-            read = bind = None
+            read = bind = inner = None
             if declared is not None and column_name in declared.c:
                 kind = declared.c[column_name].type
                 implementation = kind.dialect_impl(dialect.sqlalchemy)
                 read = implementation.result_processor(dialect.sqlalchemy, _type_code(kind))
                 bind = implementation.bind_processor(dialect.sqlalchemy)
+                inner = inner_of(implementation, dialect.sqlalchemy)
             self.columns[column_name] = Column(
                 name=column_name,
                 type=kind,
@@ -209,6 +212,7 @@ class _Table:
                 sql=f"{quote(name)}.{quote(column_name)}",
                 read=read,
                 bind=bind,
+                inner=inner,
             )
         constraint = inspector.get_pk_constraint(name, schema=schema)
         # Those of few columns first.

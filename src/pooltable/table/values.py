@@ -7,7 +7,8 @@ Mapping --> Store, which converts in the worker what a task returned (conversion
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ from sqlalchemy.sql import sqltypes
 
 from pooltable.errors import CannotStore, MappingError, describe, shortened
 from pooltable.table.conversion import Form, Limits, Store, fitted, for_driver, plain
+from pooltable.table.decorated import Decorated
 from pooltable.table.mapping import Column, Mapping
 
 # The first that fits; an ENUM is also text.
@@ -57,6 +59,23 @@ def form_of(column: Column) -> Form:
     )
 
 
+def _taking_form(column: Column) -> Form:
+    """That of a column which takes what a task returns. What the user's own type does is done where the task runs; here
+    only where it cannot travel."""
+    inner = column.inner
+    if inner is None:
+        return form_of(column)
+    own = Decorated(inner.decorators, inner.dialect)
+    if not own.travels:
+        return form_of(column)
+    return replace(form_of(replace(column, type=inner.type, bind=inner.bind)), own=own)
+
+
+def _binding(column: Column, form: Form) -> Callable[[Any], Any] | None:
+    """The way to the driver that is left for the runner."""
+    return column.bind if form.own is None or column.inner is None else column.inner.bind
+
+
 class Converter:
     """Values of this table's columns as its database takes them."""
 
@@ -64,12 +83,12 @@ class Converter:
         self._columns = {column.name: column for column in mapping.rows}
         self._forms: dict[str, Form] = {}
         self._limits = limits
-        write = {column.name: self._form(column) for column in mapping.write}
-        result = self._form(mapping.result) if mapping.result is not None else None
+        write = {column.name: _taking_form(column) for column in mapping.write}
+        result = _taking_form(mapping.result) if mapping.result is not None else None
         # What turns a task's value into those of its columns; None where they have none.
         self.store = Store(write, result, limits) if write or result else None
         taking = (*write.values(), *((result,) if result else ()))
-        self._bound = frozenset(form.name for form in taking if form.bound)
+        self._bound = {form.name: _binding(self._columns[form.name], form) for form in taking if form.bound}
 
     def _form(self, column: Column) -> Form:
         form = self._forms.get(column.name)
@@ -86,13 +105,13 @@ class Converter:
     def bound(self, names: Sequence[str], values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Values that the `store` made, as the driver takes them: some types have a way of their own, which is part of
         this program and needs SQLAlchemy. Raises CannotStore where that raises."""
-        if not self._bound or self._bound.isdisjoint(names):
+        if not self._bound or self._bound.keys().isdisjoint(names):
             return values
         return tuple(self._bind(name, value) for name, value in zip(names, values, strict=True))
 
     def _bind(self, name: str, value: Any) -> Any:
-        bind = self._columns[name].bind
-        if name not in self._bound or value is None or bind is None:
+        bind = self._bound.get(name)
+        if value is None or bind is None:
             return value
         try:
             return bind(value)
