@@ -48,8 +48,12 @@ class Cursor:
                 again = self._from_start(c, s, room)
                 others = [row for row in again if row[:width] not in known]
                 found = [*found, *others[: room - len(found)]]
-        # All were looked at, also those under back-off: what comes next stands behind the last of all.
-        self._position = s.end_of_order(c) if len(found) < room else found[-1][width:]
+        if len(found) == room:
+            self._position = found[-1][width:]
+        else:
+            # All were looked at, also those under back-off: what comes next stands behind the last of all. Where a look
+            # from the start is quick, the next claim takes it at once, and one statement does instead of three.
+            self._position = s.end_of_order(c) if self._rest else None
         return [row[:width] for row in found]
 
     def waits(self, c: Connection, s: Statements) -> bool:
