@@ -287,7 +287,9 @@ def test_two_calls_share_the_work_and_only_the_last_says_that_all_is_done(folder
 
 def test_nobody_who_reads_on_ends_the_run(folder: Any) -> None:
     ours = Path(sys.executable)
-    line = f"seq 100000 | {ours} -m pooltable map -j 2 echo | head -1; echo ${{PIPESTATUS[1]}}"
+    # To the end it would take minutes.
+    slow = "sh -c 'echo $0; sleep 0.05'"
+    line = f"seq 10000 | {ours} -m pooltable map -j 2 {slow} | head -1; echo ${{PIPESTATUS[1]}}"
     done = subprocess.run(["bash", "-c", line], cwd=folder.path, capture_output=True, text=True, timeout=50, check=True)
     first, code = done.stdout.split()
     assert first.isdigit()
