@@ -124,3 +124,11 @@ def test_init_says_what_it_waits_for_when_the_index_takes_long(capsys: Any, monk
     out = capsys.readouterr().out
     assert "still making the index" in out
     assert "others can write meanwhile" in out
+
+
+@pytest.mark.parametrize("option", ["--notify", "--no-notify"])
+def test_init_refuses_notify_on_another_database_than_postgresql_and_makes_nothing(hosts: Any, option: str) -> None:
+    done = hosts.run("init", option)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "only PostgreSQL has NOTIFY; SQLite's runners are woken by each commit anyway" in done.stderr
+    assert hosts.sql("SELECT name FROM sqlite_master WHERE name LIKE 'pooltable%'") == []
