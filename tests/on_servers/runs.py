@@ -153,15 +153,24 @@ class Site:
         """Raises AssertionError where anything was lost, written twice, or run without a claim."""
         assert self.table is not None
         check_invariants(self.table)
-        begun = Counter(self.starts())
-        twice = [claim for claim, count in begun.items() if count > 1]
-        assert not twice, f"claims that were run more than once: {twice}"
-        # Rows without an entry were claimed once, or given back before they were started.
-        attempts = dict(
-            self.place.sql("SELECT id, coalesce(attempt, 1) FROM video LEFT JOIN pooltable_video_entry USING (id)")
+        # A row that begins afresh, after somebody has set it back, counts its attempts from 1 again, in a new round.
+        begun = Counter(
+            (int(key), round_, int(attempt)) for what, key, attempt, round_, _ in self.notes() if what == "start"
         )
-        unknown = [claim for claim in begun if claim[0] in attempts and claim[1] > attempts[claim[0]]]
-        assert not unknown, f"runs without a claim: {unknown}"
+        twice = [claim for claim, count in begun.items() if count > 1]
+        assert not twice, f"{len(twice)} claims were run more than once, such as {twice[:5]}"
+        # Rows without an entry were claimed once in their round, or given back before they were started.
+        entries = self.place.sql(
+            "SELECT id, coalesce(attempt, 1), round FROM video LEFT JOIN pooltable_video_entry USING (id)"
+        )
+        attempts = {key: attempt for key, attempt, _ in entries}
+        latest = {key: round_ for key, _, round_ in entries}
+        unknown = [
+            (key, round_, attempt)
+            for key, round_, attempt in begun
+            if key in attempts and latest[key] in (None, round_) and attempt > attempts[key]
+        ]
+        assert not unknown, f"{len(unknown)} runs without a claim, such as {unknown[:5]}"
         self._check_audit(attempts)
         rows = self.place.sql("SELECT id, content, caption FROM video WHERE status = 'DONE'")
         wrong = [row for row in rows if row[2] != caption_of(row[1])]
