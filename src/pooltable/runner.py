@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from typing import Any, ParamSpec
 
 from pooltable import tasks
+from pooltable.collector import looks_rarely
 from pooltable.cores import usable_cores
 from pooltable.crew import Crew, Inbox, OwnProcesses, SomebodysExecutor, ThisProcess, Workers
 from pooltable.errors import MappingError, SettingError, UsageError
@@ -123,7 +124,7 @@ class Runner:
         if not self._once.acquire(blocking=False):
             raise UsageError("a Runner runs once, and this one has: make another")
         look = self._when_it_is_there(self._look)
-        with self._requests:
+        with self._requests, looks_rarely():
             return self._open().run(look)
 
     def _look(self) -> Look:
