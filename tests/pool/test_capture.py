@@ -620,3 +620,17 @@ def test_a_mark_costs_microseconds(start: Start, reader: Reader) -> None:
     assert worker.ended() == 0
     took = float(printed(everything(reader, worker)).split()[1])
     assert took < 200, f"{took} microseconds for begin and end"
+
+
+def test_what_goes_past_the_limit_on_the_size_of_files_is_dropped_and_no_row_fails(
+    start: Start, reader: Reader
+) -> None:
+    worker = start("""
+        import resource
+        begin((1,), 1); print("within"); end()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        begin((2,), 1); print("beyond"); end()
+        begin((3,), 1); print("beyond", file=sys.stderr); end()
+    """)
+    assert worker.ended() == 0
+    assert printed(everything(reader, worker)) == "within\nbey"

@@ -8,9 +8,9 @@
 
 Files and not pipes, because a full pipe would block the worker and a file outlives it. Of a file past TRIM the reader
 frees on the disk what it has shown, by a hole: what a worker appends meanwhile is not touched, and offsets stay true.
-The size goes on growing: at 1 MiB a second it takes half a year to the 16 TiB that ext4 allows. `ulimit -f` counts
-all that a worker writes in its life. Where the file system makes no holes (ext4, xfs, btrfs, tmpfs and NFS from 4.2
-do) nothing is freed: what Python prints past FULL is dropped, what C code and children print is not.
+The size goes on growing: at 1 MiB a second it takes half a year to the 16 TiB that ext4 allows. What goes past
+`ulimit -f` is dropped, where Python prints it. Where the file system makes no holes (ext4, xfs, btrfs, tmpfs and NFS
+from 4.2 do) nothing is freed: what Python prints past FULL is dropped, what C code and children print is not.
 
 The marks are a ring in the shared mapping. A row that neither printed nor logged leaves none: the next one takes its
 place, so that the ring remembers the last thousand rows that had something to say.
@@ -19,6 +19,7 @@ place, so that the ring remembers the last thousand rows that had something to s
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import io
 import json
@@ -152,7 +153,12 @@ class _Appended:
         # Past the limit a little is let through: what follows a flood is often the error that explains it.
         self._past = self._past + size if found.st_size - self._words[self._freed] >= FULL else 0
         if self._past <= MIB:
-            os.write(self.fd, data)
+            try:
+                os.write(self.fd, data)
+            except OSError as error:
+                # `ulimit -f` is meant for the row's own files, and this one holds what all rows have printed.
+                if error.errno != errno.EFBIG:
+                    raise
         elif self._past - size <= MIB:
             os.write(
                 self.fd, b"\n[output is dropped here: %d MiB wait to be read or cannot be freed]\n" % (FULL // MIB)
