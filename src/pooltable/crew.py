@@ -63,9 +63,7 @@ class Inbox:
 
     def heard(self, record: engine.Record, worker: int | None, pid: int | None) -> None:
         """As the engine tells it."""
-        self._answers.append((record[0], engine.Answer(record, worker, pid)))
-        if len(self._answers) >= self._ring_at:
-            self._bell.put(None)
+        self.answered(record[0], engine.Answer(record, worker, pid))
 
     def answered(self, call: int, answer: Answer) -> None:
         self._answers.append((call, answer))

@@ -15,7 +15,7 @@ import math
 import pickle
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -166,9 +166,7 @@ class Hands:
         while at < len(rows):
             calls = self._crew.send_each([_going(held) for held in rows[at:]])
             sent = rows[at : at + len(calls)]
-            self._sent.update(zip(calls, zip(sent, strict=True), strict=True))
-            self._sent_rows += len(sent)
-            self._bytes += sum(held.size for held in sent)
+            self._note_sent(zip(calls, zip(sent, strict=True), strict=True), sent)
             at += len(sent)
             if at < len(rows):
                 self._send((rows[at],))
@@ -188,9 +186,13 @@ class Hands:
             else:
                 self._cannot_run(sent[0].claim, error)
         else:
-            self._sent[call] = sent
-            self._sent_rows += len(sent)
-            self._bytes += sum(held.size for held in sent)
+            self._note_sent(((call, sent),), sent)
+
+    def _note_sent(self, calls: Iterable[tuple[int, Sent]], rows: Sequence[Held]) -> None:
+        """These calls were sent, with these rows in all."""
+        self._sent.update(calls)
+        self._sent_rows += len(rows)
+        self._bytes += sum(held.size for held in rows)
 
     def _cannot_run(self, claim: Claim, error: Exception) -> None:
         outcome = failure_of(CannotStore(f"the row cannot be given to the task: {type(error).__name__}: {error}"))

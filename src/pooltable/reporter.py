@@ -136,8 +136,8 @@ class Reporter:
             if fate.end == "done":  # as most do
                 returned += 1
                 if self._listeners:
-                    (key, _, attempt, *_), (_, _, took, worker, _) = fate.claim, ended.finish
-                    rows.append(RowEnd(key, attempt, "done", worker, took))
+                    claim, finish = fate.claim, ended.finish
+                    rows.append(RowEnd(claim.key, claim.attempt, "done", finish.worker, finish.seconds))
                 if self._callback and ended.row is not None and isinstance(ended.outcome, Stored):
                     self._callers.call(self._call_back, self._callback, ended.row, ended.outcome.value)
                 if self.burst.count:

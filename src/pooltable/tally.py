@@ -53,7 +53,7 @@ class Tally:
         self.done += count
 
     def saw_end(self, end: RowEnd) -> None:
-        """A row ended in another way."""
+        """An attempt ended, and its row is not DONE."""
         match end.end:
             case "failed":
                 self.failed += 1

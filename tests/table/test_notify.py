@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 import pytest
 import sqlalchemy as sa
@@ -81,8 +82,10 @@ def test_a_claim_and_an_end_tell_nothing_and_an_insert_tells_once_a_transaction(
             for key in (4, 5):
                 other.exec_driver_sql(f"INSERT INTO video (id, content, status) VALUES ({key}, 'a', 'PENDING')")
             other.exec_driver_sql("UPDATE video SET status = 'PENDING'")
+        postgresql.sql("SELECT pg_notify('pooltable_public_video', 'the last')")
+        told = list(takewhile(lambda payload: payload != "the last", (one.payload for one in raw.notifies())))
         # A runner that begins to listen makes sure that it hears itself.
-        assert [one.payload for one in raw.notifies(timeout=0.5) if len(one.payload) != 16] == [""]
+        assert [payload for payload in told if len(payload) != 16] == [""]
 
 
 def test_a_role_without_the_rights_is_told_what_the_owner_may_run(postgresql: Place) -> None:

@@ -167,3 +167,13 @@ def test_a_row_whose_value_cannot_travel_fails_alone(tmp_path):
         assert all("cannot be given to the task" in verdict.reason for verdict in verdicts(hands).values())
     finally:
         crew.end(lambda: False, in_a_hurry=lambda: True)
+
+
+def test_large_values_go_along_with_the_others(tmp_path):
+    crew = OwnProcesses(Spec(len, ("id", "content"), 1), Inbox(), 1, Workers(), None, str(tmp_path), lambda event: None)
+    rows = [((1, b"x"), 1, "k1"), ((2, bytes(300_000)), 1, "k2"), ((3, b"x"), 1, "k3")]
+    try:
+        crew.send(*rows[0])  # from now on the function has a number
+        assert len(crew.send_each(rows)) == 3
+    finally:
+        crew.end(lambda: False, in_a_hurry=lambda: True)

@@ -63,8 +63,8 @@ def init(
     """Set a table up: check it, make pooltable's own tables beside it, write pooltable.toml.
 
     Your table stays as it is, but for --notify. What is not given is asked for, if this is a terminal. A password is
-    never written down: the file names a variable of the environment instead. Where rows wait under none of
-    the words nothing is made.
+    never written down: the file names a variable of the environment instead. Where rows wait under none of the words
+    nothing is made.
 
     \b
     Examples:

@@ -4,7 +4,7 @@
     print, C code, children --- fd 1 and 2 --->  <index>-<pid>.out ---> Reader.poll() -> WorkerPrinted
     logging records         ----------------->   <index>-<pid>.log ---> Reader.poll() -> WorkerLogged
     stacks, when it is ended or crashes ------>   <index>-<pid>.stacks > Reader.poll() -> WorkerLogged, at DEBUG
-    begin(key), end()       --- shared mmap -->  <index>-<pid>.now ---> Reader.now(), whose output is whose
+    begin(key), rest()      --- shared mmap -->  <index>-<pid>.now ---> Reader.now(), whose output is whose
 
 Files and not pipes, because a full pipe would block the worker and a file outlives it. Of a file past TRIM the reader
 frees on the disk what it has shown, by a hole: what a worker appends meanwhile is not touched, and offsets stay true.

@@ -30,7 +30,7 @@ LARGE = 3
 
 _RAISE = dis.opmap["RAISE_VARARGS"]
 
-# What most calls that are made for what they do return.
+# What rows return that store nothing, and other calls that are made for what they do.
 _NOTHING = pickle.dumps(None, 5)
 _RETURNED_NOTHING = Returned(None)
 

@@ -161,6 +161,7 @@ class LocalEngine:
         name = self._numbers.get(function)
         numbers: list[int] = []
         payloads: list[Payload] = []
+        payload: Payload
         try:
             if name is None or self._by_value or self._max_pending is not None:
                 for args in calls:
@@ -169,10 +170,11 @@ class LocalEngine:
             for args in calls:
                 payload = _dumps(args, 5, buffer_callback=keep_small)
                 if len(payload) >= LARGE:
-                    raise TooLarge
+                    payload = in_parcel(payload)
+                    self._floor.with_files = True
                 payloads.append(payload)
         except (pickle.PicklingError, TypeError, AttributeError, TooLarge):
-            pass  # what is the matter with it is said to who submits it alone
+            pass  # who submits it alone is told what is the matter, or it goes another way
         if payloads:
             assert name is not None
             numbers = self._floor.accept_all(sink, name, payloads, self._time_limit)

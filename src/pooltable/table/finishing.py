@@ -171,7 +171,7 @@ class _Ending:
             return Status.DOING.value
         return state
 
-    def _key(self, write: Write) -> Key:
+    def _key_of_row(self, write: Write) -> Key:
         """As its row spells it."""
         return self.spelt.get(write.claim.claim_no, write.claim.key)
 
@@ -191,7 +191,7 @@ class _Ending:
             self._set(write, GONE)
             if state == "missing":
                 if self._is_known(write):
-                    self.s.forget_entry(self.c, self._key(write))
+                    self.s.forget_entry(self.c, self._key_of_row(write))
                 self._tell(write, "vanished", state)
             elif write.claim.claim_no in taken:
                 self._tell(write, "fenced", state)
@@ -209,7 +209,7 @@ class _Ending:
     def _taken_later(self, writes: Sequence[Write]) -> set[int]:
         """Those whose rows a later claim took, be it open or over: what stands in them is its doing."""
         numbers = self.owner.numbers(map(_number, writes))
-        asked = [(numbers[place_of(_number(write))[0]], self._key(write), _number(write)) for write in writes]
+        asked = [(numbers[place_of(_number(write))[0]], self._key_of_row(write), _number(write)) for write in writes]
         names = self.s.later(self.c, min(numbers.values()), READ_AT_MOST)
         if names is None:
             return {claim_no for number, key, claim_no in asked if self.s.claims_of(self.c, key, number, limit=1)}
@@ -224,7 +224,7 @@ class _Ending:
 
     def _held(self, writes: Sequence[Write]) -> Sequence[Write]:
         """The ends whose claim holds its row. Asked in a statement of its own, after the rows were locked."""
-        keys = list(map(self._key, writes) if self.spelt else map(_key, writes))
+        keys = list(map(self._key_of_row, writes) if self.spelt else map(_key, writes))
         fenced = overtaken(self.c, self.s, self.owner, keys, list(map(_number, writes)))
         if not fenced:
             return writes

@@ -409,8 +409,8 @@ class Lease:
             return []
         keys = s.due(c, room, opening.now) if opening.due else []
         if len(keys) < room:
-            waiting = self._cursor.next(c, s, room - len(keys))
-            keys = [*keys, *(key for key in waiting if key not in set(keys))] if keys else waiting
+            again = set(keys)
+            keys += [key for key in self._cursor.next(c, s, room - len(keys)) if key not in again]
         if not keys:
             return []
         try:

@@ -149,10 +149,8 @@ class Reader:
         for at in range(0, len(keys), READ_AT_ONCE):
             sql, values = self._s.keys_in(keys[at : at + READ_AT_ONCE])
             found |= {row[:width]: row for row in c.all(f"{self._s.sql_read} WHERE {sql}", values)}
-        got = [found.get(key) or self._alone(c, key) for key in keys]
-        if self._reads:
-            got = list(map(self._converted, got))
-        make = self._make
+        make = self._make if not self._reads else self._converted
+        got = (found.get(key) or self._alone(c, key) for key in keys)
         return [None if values is None else make(values) for values in got]
 
     def whole_row(self, c: Connection, key: Key) -> WholeRow | None:
@@ -196,13 +194,11 @@ class Reader:
         # Equal for the database is not always equal for Python: another case under a collation that ignores it.
         return c.first(f"{self._s.sql_read} WHERE {self._s.row_is}", key)
 
-    def _converted(self, values: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
-        if values is None:
-            return None
+    def _converted(self, values: tuple[Any, ...]) -> Row:
         converted = list(values)
         for at, read in self._reads:
             converted[at] = read(values[at])
-        return tuple(converted)
+        return self._make(tuple(converted))
 
     # ---- counts
 
