@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import count
 
 import pytest
 
@@ -39,9 +40,11 @@ lease.close()
 @pytest.fixture
 def start(tmp_path, place, prepared):
     """Starts a process that does this at the place, with what it imports at hand where that can be."""
+    numbers = count()
 
     def start(code):
-        script = tmp_path / "work.py"
+        # One for each of them: who has just been started reads its own while the next one is written.
+        script = tmp_path / f"work{next(numbers)}.py"
         script.write_text(code)
         arguments = [str(script), place.url]
         if prepared is None:
